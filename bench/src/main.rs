@@ -1,0 +1,2 @@
+//! Replay of public traces through real processes, and micro benchmarks.
+fn main() {}

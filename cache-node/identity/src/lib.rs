@@ -1,0 +1,1 @@
+//! Pure prefix identity: the prompt chain of a request body.

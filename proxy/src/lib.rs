@@ -1,0 +1,1 @@
+//! The gateway process: a prefix-aware load-balancing reverse proxy for LLM inference engines.

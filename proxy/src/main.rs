@@ -1,0 +1,2 @@
+//! The gateway process: a prefix-aware load-balancing reverse proxy for LLM inference engines.
+fn main() {}
