@@ -14,7 +14,7 @@ pub struct Fault {
     /// Where: the dotted path, with zero-based indices in arrays (`pool[0].endpoint[1].url`). Empty when the
     /// fault is about the file as a whole.
     pub key: String,
-    /// What was written there, escaped and shortened. `None` when nothing was, or when it must not be shown.
+    /// What was written there, escaped and shortened. `None` when nothing was, or when it may hold a credential.
     pub value: Option<String>,
     /// What is wrong with it: lower case, no full stop.
     pub reason: String,
@@ -33,12 +33,6 @@ impl Fault {
     /// Says what to write instead.
     pub fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
-        self
-    }
-
-    /// Keeps the value out of the message: for values that may carry a credential.
-    pub fn hide_value(&mut self) -> &mut Self {
-        self.value = None;
         self
     }
 }

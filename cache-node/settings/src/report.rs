@@ -61,6 +61,19 @@ impl Report {
         self.faults.last_mut().expect("was pushed on the line above")
     }
 
+    /// Adds a fault of a key that is absent from the table at `table`, on that table's line.
+    pub fn fault_in(
+        &mut self,
+        table: &str,
+        path: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> &mut Fault {
+        let line = self.written.get(table).map(|written| written.line);
+        let fault = self.fault(path, reason);
+        fault.line = fault.line.or(line);
+        fault
+    }
+
     /// Whether the file has the key at this dotted path, with a value of any type.
     pub fn is_written(&self, path: &str) -> bool {
         self.written.contains_key(path)

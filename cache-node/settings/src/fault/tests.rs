@@ -9,7 +9,7 @@ fn says_line_key_value_reason_and_hint() {
     let mut it = fault();
     it.hint("write \"32MiB\"");
     assert_eq!(it.to_string(), "line 7: limits.max_body = \"32MB\": not a size (write \"32MiB\")");
-    it.hide_value();
+    it.value = None;
     assert_eq!(it.to_string(), "line 7: limits.max_body: not a size (write \"32MiB\")");
     assert_eq!(Fault::new("", "cannot be read").to_string(), "cannot be read");
 }

@@ -5,9 +5,11 @@ use toml::de::DeValue;
 /// A value is shown up to this many characters: enough to recognise it, few enough for one line.
 const MAX_VALUE_CHARS: usize = 80;
 
-/// The value as written, near enough; `None` for lists and tables, whose type says more than their text.
+/// The value as written, near enough; `None` for lists and tables, whose type says more than their text, and for
+/// text with an `@`, which may be a URL with a password: faults end up in logs.
 pub(crate) fn shown(value: &DeValue<'_>) -> Option<String> {
     match value {
+        DeValue::String(text) if text.contains('@') => None,
         DeValue::String(text) => Some(format!("\"{}\"", shortened(text))),
         DeValue::Integer(integer) => Some(shortened(&integer.to_string())),
         DeValue::Float(float) => Some(shortened(float.as_str())),

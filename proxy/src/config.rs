@@ -1,0 +1,229 @@
+//! The configuration: what the file says (`raw`), the limits and defaults (`defaults`), and what the process
+//! runs with ([`Config`], made by `validate`).
+//!
+//! Everything that can be wrong with a file is reported in one go, each fault with its line; unknown keys are
+//! faults. `config/proxy.toml` at the root of the repository documents every key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use larder_settings::{Faults, read, read_text};
+
+mod defaults;
+mod endpoint_url;
+mod raw;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+/// A validated configuration: every value present, in range, and consistent with the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where the admin plane (metrics, health, explanations) listens: a loopback address.
+    pub admin: SocketAddr,
+    /// Worker threads as configured; 0 stands for one per core, see [`Config::worker_threads`].
+    pub threads: usize,
+    /// What is logged: directives of `tracing-subscriber`'s `EnvFilter`, not yet parsed.
+    pub log: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// What a client may make the proxy hold.
+    pub limits: Limits,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// How an endpoint is chosen.
+    pub routing: Routing,
+    /// How endpoints are probed.
+    pub health: Health,
+    /// What is added to responses.
+    pub response: Response,
+    /// The pools, at least one, in the order of the file.
+    pub pools: Vec<Pool>,
+}
+
+impl Config {
+    /// Worker threads to start: as configured, or one per core this process may use (1 if that is unknown).
+    pub fn worker_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a client may make the proxy hold. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request body; a larger one is answered with 413.
+    pub max_body_bytes: usize,
+    /// All request bodies held at one time; at least `max_body_bytes`.
+    pub max_buffered_bytes: usize,
+    /// The largest request head.
+    pub max_header_bytes: usize,
+    /// Client connections open at one time.
+    pub max_connections: usize,
+    /// Idle connections kept to each endpoint.
+    pub upstream_idle_per_endpoint: usize,
+}
+
+/// How long each step may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request to the end of its head.
+    pub header: Duration,
+    /// From the end of the head to the end of the body.
+    pub body: Duration,
+    /// To connect to an endpoint.
+    pub connect: Duration,
+    /// From the forwarded request to the first byte of the endpoint's answer: a long prefill takes minutes.
+    pub first_byte: Duration,
+    /// How long a client connection may idle between requests.
+    pub keepalive: Duration,
+    /// How long requests in flight may take to finish after the process was told to stop.
+    pub drain: Duration,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// The policy of every pool.
+    pub policy: Policy,
+    /// Bytes of prompt per element of a prompt chain: a power of two.
+    pub run_bytes: usize,
+    /// Memory for the index of who holds which prefix, in bytes, for all pools together.
+    pub index_bytes: usize,
+    /// The file with the secret that keys all prefix hashes. Absent: a random one for this process.
+    pub secret_file: Option<PathBuf>,
+    /// The request header that names a session, in lower case.
+    pub session_header: String,
+    /// Fixes the order of ties, for reproducible runs. Absent: random.
+    pub seed: Option<u64>,
+    /// Tokens of KV cache an endpoint is taken to have until it says so itself.
+    pub default_kv_tokens: u64,
+    /// Tokens a second an endpoint is taken to prefill until that was measured.
+    pub default_prefill_tokens_per_s: f64,
+    /// Endpoints tried for one request, the first included, while nothing was sent to the client.
+    pub max_attempts: usize,
+}
+
+/// The policies, by their names in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// `larder`: the cost of waiting and of what others lose, both in seconds.
+    Larder,
+    /// `round_robin`: each endpoint in turn.
+    RoundRobin,
+    /// `session_hash`: the same session to the same endpoint.
+    SessionHash,
+    /// `min_ttft`: the soonest first token for this request alone.
+    MinTtft,
+}
+
+impl Policy {
+    /// Every policy and its name in the file.
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("larder", Self::Larder),
+        ("round_robin", Self::RoundRobin),
+        ("session_hash", Self::SessionHash),
+        ("min_ttft", Self::MinTtft),
+    ];
+}
+
+/// How endpoints are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Between two probes of an endpoint.
+    pub interval: Duration,
+    /// How long a probe may take before it counts as failed.
+    pub timeout: Duration,
+    /// The path probed on each endpoint; begins with `/`.
+    pub path: String,
+    /// Failed probes in a row after which an endpoint gets no requests.
+    pub unhealthy_after: u32,
+    /// Good probes in a row after which it gets requests again.
+    pub healthy_after: u32,
+    /// The path of the engine's metrics; begins with `/`. Absent: they are not read.
+    pub metrics_path: Option<String>,
+}
+
+/// What is added to responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Whether `x-larder-endpoint` and `x-larder-matched-tokens` are set.
+    pub headers: bool,
+}
+
+/// Endpoints that serve the same model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The model's name in requests; in no other pool, nor any alias.
+    pub model: String,
+    /// Further names of the same model.
+    pub aliases: Vec<String>,
+    /// Where the model's chat template renders the tools.
+    pub tools_order: ToolsOrder,
+    /// At least one, in the order of the file; names and authorities are unique within the pool.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Where a chat template renders the tools, which decides what two prompts share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolsOrder {
+    /// `before_system`: ahead of everything, or inside the system message.
+    BeforeSystem,
+    /// `first_user_turn`: inside the first user message, as Llama 3 does.
+    FirstUserTurn,
+}
+
+impl ToolsOrder {
+    /// Every order and its name in the file.
+    pub const NAMES: [(&'static str, Self); 2] =
+        [("before_system", Self::BeforeSystem), ("first_user_turn", Self::FirstUserTurn)];
+}
+
+/// One engine instance, spoken to in HTTP/1.1 without TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name in logs, metrics and response headers: printable ASCII without blanks.
+    pub name: String,
+    /// Host name in lower case or IP address, an IPv6 one without brackets.
+    pub host: String,
+    /// Its port, never 0.
+    pub port: u16,
+    /// `host:port` as in a `Host` header, an IPv6 host in brackets.
+    pub authority: String,
+    /// Tokens its KV cache holds, where the operator knows better than `/metrics` and the default.
+    pub kv_tokens: Option<u64>,
+}
+
+/// Reads and validates a file.
+///
+/// # Errors
+/// Every fault of the file, or one if it cannot be read or is not TOML. Exit with
+/// [`EX_USAGE`](larder_settings::EX_USAGE) then: a restart changes nothing.
+pub fn load(path: &Path) -> Result<Config, Faults> {
+    parse(&read_text(path)?).map_err(|faults| faults.in_file(path))
+}
+
+/// Validates the text of a file.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str) -> Result<Config, Faults> {
+    let (raw, mut report) = read(text, raw::RawConfig::read)?;
+    let config = validate::validate(raw, &mut report);
+    report.into_result(config)
+}

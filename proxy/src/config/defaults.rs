@@ -1,0 +1,106 @@
+//! Every default, written once, with its reason; and the range each value must lie in.
+//!
+//! `config/proxy.toml` repeats the defaults for its readers; a test holds the two together.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::{LogFormat, Policy, ToolsOrder};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Every address: a proxy that only its own host can reach is the rarer wish.
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
+/// Loopback: the admin plane has no authentication of its own yet.
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+/// One per core: the work is parsing and hashing, and nothing in it blocks.
+pub(super) const THREADS: u64 = 0;
+/// What an operator acts on, without a line per request.
+pub(super) const LOG: &str = "info";
+/// A proxy is first started by a person at a terminal.
+pub(super) const LOG_FORMAT: LogFormat = LogFormat::Text;
+
+/// 100k tokens of text are about 400 kB; room for a few images in base64 beside a very long prompt.
+pub(super) const MAX_BODY: u64 = 32 * MIB;
+/// 32 bodies of the largest size, or some 2,600 of 100k tokens each; within what a small host has to spare.
+pub(super) const MAX_BUFFERED: u64 = GIB;
+/// Eight times the 8 KiB that common servers allow: some gateways send long tokens in headers.
+pub(super) const MAX_HEADER: u64 = 64 * KIB;
+/// Streams last minutes, so many are open at once; two descriptors each stays below the usual 65,536.
+pub(super) const MAX_CONNECTIONS: u64 = 16_384;
+/// The most requests an engine usually runs in one batch: beyond it connections would idle for good.
+pub(super) const UPSTREAM_IDLE_PER_ENDPOINT: u64 = 256;
+
+/// A head is one packet or a few; longer means a stalled or hostile client.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest body over a line of 5 Mbit/s.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Engines are near: more than a lost SYN and its first repeat (1 s) means that the endpoint is gone.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An unstreamed answer, and a very long prefill behind a queue, show their first byte after minutes. 600 s is
+/// also what the OpenAI client libraries wait.
+pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longer than the 60 s after which common load balancers in front drop idle connections: the side that reuses a
+/// connection must be the first to give it up, or its request meets a closing one.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Most streams end within a minute; an orchestrator that waits longer before it kills may be matched here.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What this proxy is for.
+pub(super) const POLICY: Policy = Policy::Larder;
+/// About 128 tokens: a few engine blocks, fine enough to place the end of a shared prefix.
+pub(super) const RUN_BYTES: u64 = 512;
+/// Room for the live prefixes of some dozens of endpoints.
+pub(super) const INDEX: u64 = 256 * MIB;
+/// The name in use by other routers and by agent frameworks.
+pub(super) const SESSION_HEADER: &str = "x-session-id";
+/// About what an 80 GB GPU holds beside an 8B model with grouped-query attention (128 KiB of KV a token).
+pub(super) const DEFAULT_KV_TOKENS: u64 = 500_000;
+/// The right order of magnitude for a mid-sized model on one current GPU; measured values replace it at once.
+pub(super) const DEFAULT_PREFILL_TOKENS_PER_S: f64 = 8_000.0;
+/// Two chances after the first choice: when three endpoints refuse, the fault is rarely theirs.
+pub(super) const MAX_ATTEMPTS: u64 = 3;
+
+/// A dead endpoint is out within three of these, and a probe costs an engine nothing.
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// An engine whose event loop needs longer would serve nobody well.
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Served under this path by vLLM, SGLang, TensorRT-LLM and llama.cpp alike.
+pub(super) const HEALTH_PATH: &str = "/health";
+/// One lost probe is noise, and so may two be under load; three are not.
+pub(super) const UNHEALTHY_AFTER: u64 = 3;
+/// An engine answers only once its model is loaded: there is nothing to wait for after that.
+pub(super) const HEALTHY_AFTER: u64 = 1;
+/// Where vLLM and SGLang publish the size of their KV cache.
+pub(super) const METRICS_PATH: &str = "/metrics";
+
+/// The headers reveal endpoint names to clients, but without them nobody sees why a request was slow.
+pub(super) const RESPONSE_HEADERS: bool = true;
+
+/// What most chat templates do.
+pub(super) const TOOLS_ORDER: ToolsOrder = ToolsOrder::BeforeSystem;
+
+// Ranges. The lower ends keep a slip (a missing unit, a zero) from making a proxy that refuses everything, the
+// upper ends from making a limit that limits nothing.
+pub(super) const THREADS_RANGE: RangeInclusive<u64> = 0..=1_024;
+pub(super) const MAX_BODY_RANGE: RangeInclusive<u64> = KIB..=4 * GIB;
+pub(super) const MAX_BUFFERED_RANGE: RangeInclusive<u64> = KIB..=1024 * GIB;
+pub(super) const MAX_HEADER_RANGE: RangeInclusive<u64> = KIB..=MIB;
+pub(super) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+/// 0 keeps none: a new connection for every request.
+pub(super) const IDLE_RANGE: RangeInclusive<u64> = 0..=65_536;
+/// A day is longer than any request; zero would time everything out.
+pub(super) const TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// A drain of zero is a wish that makes sense: stop now.
+pub(super) const DRAIN_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
+/// Shorter runs make chains of thousands of elements, longer ones lose a prefix's end.
+pub(super) const RUN_BYTES_RANGE: RangeInclusive<u64> = 64..=4_096;
+pub(super) const INDEX_RANGE: RangeInclusive<u64> = MIB..=1024 * GIB;
+pub(super) const KV_TOKENS_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000;
+pub(super) const PREFILL_RANGE: RangeInclusive<f64> = 1.0..=1e9;
+pub(super) const ATTEMPTS_RANGE: RangeInclusive<u64> = 1..=16;
+pub(super) const PROBES_RANGE: RangeInclusive<u64> = 1..=1_000;

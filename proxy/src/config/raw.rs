@@ -1,0 +1,173 @@
+//! What the file says, key by key: right type and range, or absent. Nothing is defaulted or compared here.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use larder_settings::Reader;
+
+use super::{LogFormat, Policy, ToolsOrder, defaults};
+
+pub(super) struct RawConfig {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) threads: Option<u64>,
+    pub(super) log: Option<String>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) limits: RawLimits,
+    pub(super) timeouts: RawTimeouts,
+    pub(super) routing: RawRouting,
+    pub(super) health: RawHealth,
+    pub(super) response_headers: Option<bool>,
+    pub(super) pools: Vec<RawPool>,
+}
+
+impl RawConfig {
+    pub(super) fn read(root: &mut Reader<'_>) -> Self {
+        Self {
+            listen: root.socket_addr("listen"),
+            admin: root.socket_addr("admin"),
+            threads: root.uint("threads", defaults::THREADS_RANGE),
+            log: root.string("log"),
+            log_format: root.one_of("log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            limits: root.table("limits", RawLimits::read),
+            timeouts: root.table("timeouts", RawTimeouts::read),
+            routing: root.table("routing", RawRouting::read),
+            health: root.table("health", RawHealth::read),
+            response_headers: root.table("response", |response| response.bool("headers")),
+            pools: root.tables("pool", RawPool::read),
+        }
+    }
+}
+
+pub(super) struct RawLimits {
+    pub(super) max_body: Option<u64>,
+    pub(super) max_buffered: Option<u64>,
+    pub(super) max_header: Option<u64>,
+    pub(super) max_connections: Option<u64>,
+    pub(super) upstream_idle_per_endpoint: Option<u64>,
+}
+
+impl RawLimits {
+    fn read(limits: &mut Reader<'_>) -> Self {
+        Self {
+            max_body: limits.size("max_body", defaults::MAX_BODY_RANGE),
+            max_buffered: limits.size("max_buffered", defaults::MAX_BUFFERED_RANGE),
+            max_header: limits.size("max_header", defaults::MAX_HEADER_RANGE),
+            max_connections: limits.uint("max_connections", defaults::CONNECTIONS_RANGE),
+            upstream_idle_per_endpoint: limits.uint("upstream_idle_per_endpoint", defaults::IDLE_RANGE),
+        }
+    }
+}
+
+pub(super) struct RawTimeouts {
+    pub(super) header: Option<Duration>,
+    pub(super) body: Option<Duration>,
+    pub(super) connect: Option<Duration>,
+    pub(super) first_byte: Option<Duration>,
+    pub(super) keepalive: Option<Duration>,
+    pub(super) drain: Option<Duration>,
+}
+
+impl RawTimeouts {
+    fn read(timeouts: &mut Reader<'_>) -> Self {
+        Self {
+            header: timeouts.duration("header", defaults::TIMEOUT_RANGE),
+            body: timeouts.duration("body", defaults::TIMEOUT_RANGE),
+            connect: timeouts.duration("connect", defaults::TIMEOUT_RANGE),
+            first_byte: timeouts.duration("first_byte", defaults::TIMEOUT_RANGE),
+            keepalive: timeouts.duration("keepalive", defaults::TIMEOUT_RANGE),
+            drain: timeouts.duration("drain", defaults::DRAIN_RANGE),
+        }
+    }
+}
+
+pub(super) struct RawRouting {
+    pub(super) policy: Option<Policy>,
+    pub(super) run_bytes: Option<u64>,
+    pub(super) index: Option<u64>,
+    pub(super) secret_file: Option<String>,
+    pub(super) session_header: Option<String>,
+    pub(super) seed: Option<u64>,
+    pub(super) default_kv_tokens: Option<u64>,
+    pub(super) default_prefill_tokens_per_s: Option<f64>,
+    pub(super) max_attempts: Option<u64>,
+}
+
+impl RawRouting {
+    fn read(routing: &mut Reader<'_>) -> Self {
+        Self {
+            policy: routing.one_of("policy", &Policy::NAMES),
+            run_bytes: routing.uint("run_bytes", defaults::RUN_BYTES_RANGE),
+            index: routing.size("index", defaults::INDEX_RANGE),
+            secret_file: routing.string("secret_file"),
+            session_header: routing.string("session_header"),
+            seed: routing.uint("seed", 0..=u64::MAX),
+            default_kv_tokens: routing.uint("default_kv_tokens", defaults::KV_TOKENS_RANGE),
+            default_prefill_tokens_per_s: routing
+                .float("default_prefill_tokens_per_s", defaults::PREFILL_RANGE),
+            max_attempts: routing.uint("max_attempts", defaults::ATTEMPTS_RANGE),
+        }
+    }
+}
+
+pub(super) struct RawHealth {
+    pub(super) interval: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) path: Option<String>,
+    pub(super) unhealthy_after: Option<u64>,
+    pub(super) healthy_after: Option<u64>,
+    pub(super) metrics_path: Option<String>,
+}
+
+impl RawHealth {
+    fn read(health: &mut Reader<'_>) -> Self {
+        Self {
+            interval: health.duration("interval", defaults::TIMEOUT_RANGE),
+            timeout: health.duration("timeout", defaults::TIMEOUT_RANGE),
+            path: health.string("path"),
+            unhealthy_after: health.uint("unhealthy_after", defaults::PROBES_RANGE),
+            healthy_after: health.uint("healthy_after", defaults::PROBES_RANGE),
+            metrics_path: health.string("metrics_path"),
+        }
+    }
+}
+
+pub(super) struct RawPool {
+    /// Where it is in the file, for faults: `pool[0]`.
+    pub(super) at: String,
+    pub(super) model: Option<String>,
+    pub(super) aliases: Option<Vec<String>>,
+    pub(super) tools_order: Option<ToolsOrder>,
+    pub(super) endpoints: Vec<RawEndpoint>,
+}
+
+impl RawPool {
+    fn read(pool: &mut Reader<'_>) -> Self {
+        Self {
+            at: pool.path().to_owned(),
+            model: pool.require("model").string("model"),
+            aliases: pool.strings("aliases"),
+            tools_order: pool.one_of("tools_order", &ToolsOrder::NAMES),
+            endpoints: pool.tables("endpoint", RawEndpoint::read),
+        }
+    }
+}
+
+pub(super) struct RawEndpoint {
+    /// Where it is in the file, for faults: `pool[0].endpoint[1]`.
+    pub(super) at: String,
+    pub(super) url: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) kv_tokens: Option<u64>,
+}
+
+impl RawEndpoint {
+    fn read(endpoint: &mut Reader<'_>) -> Self {
+        Self {
+            at: endpoint.path().to_owned(),
+            url: endpoint.require("url").string("url"),
+            name: endpoint.string("name"),
+            kv_tokens: endpoint.uint("kv_tokens", defaults::KV_TOKENS_RANGE),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! From what the file says to what the process runs with: defaults for what is absent, and the faults that only
+//! show when several keys are seen together.
+//!
+//! A [`Config`] is built even when there are faults, so that one does not hide the next; the caller throws it
+//! away then.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use larder_settings::{Report, format_size};
+
+use super::endpoint_url;
+use super::raw::{RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts};
+use super::{Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, defaults};
+
+/// Names become metric labels and header values; longer ones would only make both unreadable.
+const MAX_NAME_CHARS: usize = 128;
+
+pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
+    let listen = raw.listen.unwrap_or(defaults::LISTEN);
+    let admin = raw.admin.unwrap_or(defaults::ADMIN);
+    check_addresses(listen, admin, report);
+    let log = raw.log.unwrap_or_else(|| defaults::LOG.to_owned());
+    if log.trim().is_empty() {
+        report.fault("log", "is empty").hint("write \"off\" to log nothing");
+    }
+    Config {
+        listen,
+        admin,
+        threads: to_usize(raw.threads.unwrap_or(defaults::THREADS)),
+        log,
+        log_format: raw.log_format.unwrap_or(defaults::LOG_FORMAT),
+        limits: limits(&raw.limits, report),
+        timeouts: timeouts(&raw.timeouts),
+        routing: routing(raw.routing, report),
+        health: health(raw.health, report),
+        response: Response { headers: raw.response_headers.unwrap_or(defaults::RESPONSE_HEADERS) },
+        pools: pools(raw.pools, report),
+    }
+}
+
+fn check_addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
+    if !admin.ip().is_loopback() {
+        report
+            .fault("admin", "the admin plane has no authentication, so it must not leave this host")
+            .hint(format!("write \"127.0.0.1:{}\" or \"[::1]:{}\"", admin.port(), admin.port()));
+    }
+    // A wildcard listener takes the port on loopback too. Port 0 asks the system for a free one each time.
+    let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified();
+    if overlap && listen.port() == admin.port() && listen.port() != 0 {
+        let key = if report.is_written("admin") { "admin" } else { "listen" };
+        report
+            .fault(key, format!("listen ({listen}) and admin ({admin}) take the same port"))
+            .hint("give the admin plane a port of its own");
+    }
+}
+
+fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
+    let max_body = raw.max_body.unwrap_or(defaults::MAX_BODY);
+    let max_buffered = raw.max_buffered.unwrap_or(defaults::MAX_BUFFERED);
+    if max_buffered < max_body {
+        let written = report.is_written("limits.max_buffered");
+        let key = if written { "limits.max_buffered" } else { "limits.max_body" };
+        let (all, one) = (format_size(max_buffered), format_size(max_body));
+        report
+            .fault(
+                key,
+                format!("all bodies together (max_buffered, {all}) get less than one body (max_body, {one})"),
+            )
+            .hint(format!("set limits.max_buffered to {one} or more"));
+    }
+    let connections = raw.max_connections.unwrap_or(defaults::MAX_CONNECTIONS);
+    let idle = raw.upstream_idle_per_endpoint.unwrap_or(defaults::UPSTREAM_IDLE_PER_ENDPOINT);
+    Limits {
+        max_body_bytes: to_usize(max_body),
+        max_buffered_bytes: to_usize(max_buffered),
+        max_header_bytes: to_usize(raw.max_header.unwrap_or(defaults::MAX_HEADER)),
+        max_connections: to_usize(connections),
+        upstream_idle_per_endpoint: to_usize(idle),
+    }
+}
+
+fn timeouts(raw: &RawTimeouts) -> Timeouts {
+    Timeouts {
+        header: raw.header.unwrap_or(defaults::HEADER_TIMEOUT),
+        body: raw.body.unwrap_or(defaults::BODY_TIMEOUT),
+        connect: raw.connect.unwrap_or(defaults::CONNECT_TIMEOUT),
+        first_byte: raw.first_byte.unwrap_or(defaults::FIRST_BYTE_TIMEOUT),
+        keepalive: raw.keepalive.unwrap_or(defaults::KEEPALIVE_TIMEOUT),
+        drain: raw.drain.unwrap_or(defaults::DRAIN_TIMEOUT),
+    }
+}
+
+fn routing(raw: RawRouting, report: &mut Report) -> Routing {
+    let run_bytes = raw.run_bytes.unwrap_or(defaults::RUN_BYTES);
+    if !run_bytes.is_power_of_two() {
+        let next = run_bytes.next_power_of_two();
+        report
+            .fault("routing.run_bytes", "not a power of two")
+            .hint(format!("did you mean {} or {next}?", next / 2));
+    }
+    let session_header = raw.session_header.unwrap_or_else(|| defaults::SESSION_HEADER.to_owned());
+    if !is_header_name(&session_header) {
+        report
+            .fault("routing.session_header", "not the name of a header")
+            .hint("letters, digits and `-`, such as \"x-session-id\"");
+    }
+    if raw.secret_file.as_ref().is_some_and(String::is_empty) {
+        report.fault("routing.secret_file", "is empty").hint("remove it for a random secret of this process");
+    }
+    Routing {
+        policy: raw.policy.unwrap_or(defaults::POLICY),
+        run_bytes: to_usize(run_bytes),
+        index_bytes: to_usize(raw.index.unwrap_or(defaults::INDEX)),
+        secret_file: raw.secret_file.map(PathBuf::from),
+        session_header: session_header.to_ascii_lowercase(),
+        seed: raw.seed,
+        default_kv_tokens: raw.default_kv_tokens.unwrap_or(defaults::DEFAULT_KV_TOKENS),
+        default_prefill_tokens_per_s: raw
+            .default_prefill_tokens_per_s
+            .unwrap_or(defaults::DEFAULT_PREFILL_TOKENS_PER_S),
+        max_attempts: to_usize(raw.max_attempts.unwrap_or(defaults::MAX_ATTEMPTS)),
+    }
+}
+
+fn health(raw: RawHealth, report: &mut Report) -> Health {
+    let path = raw.path.unwrap_or_else(|| defaults::HEALTH_PATH.to_owned());
+    let metrics_path = raw.metrics_path.unwrap_or_else(|| defaults::METRICS_PATH.to_owned());
+    if !is_path(&path) {
+        report.fault("health.path", "not a path").hint("begin with a slash: \"/health\"");
+    }
+    if !metrics_path.is_empty() && !is_path(&metrics_path) {
+        report
+            .fault("health.metrics_path", "not a path")
+            .hint("begin with a slash: \"/metrics\"; write \"\" to read none");
+    }
+    Health {
+        interval: raw.interval.unwrap_or(defaults::HEALTH_INTERVAL),
+        timeout: raw.timeout.unwrap_or(defaults::HEALTH_TIMEOUT),
+        path,
+        unhealthy_after: to_u32(raw.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER)),
+        healthy_after: to_u32(raw.healthy_after.unwrap_or(defaults::HEALTHY_AFTER)),
+        metrics_path: (!metrics_path.is_empty()).then_some(metrics_path),
+    }
+}
+
+fn pools(raw: Vec<RawPool>, report: &mut Report) -> Vec<Pool> {
+    if raw.is_empty() && !report.is_written("pool") {
+        report
+            .fault("pool", "at least one is required")
+            .hint("add [[pool]] with a model, and in it [[pool.endpoint]] with a url");
+    }
+    let mut models = Taken::default();
+    raw.into_iter().map(|raw| pool(raw, &mut models, report)).collect()
+}
+
+fn pool(raw: RawPool, models: &mut Taken, report: &mut Report) -> Pool {
+    let at = &raw.at;
+    let aliases = raw.aliases.unwrap_or_default();
+    let names =
+        raw.model.iter().map(|name| (name, "model")).chain(aliases.iter().map(|name| (name, "aliases")));
+    for (name, key) in names {
+        let key = format!("{at}.{key}");
+        if name.is_empty() || name.chars().any(char::is_control) {
+            report.fault(&key, "the name of a model must be printable and not empty");
+        }
+        if let Some(first) = models.take(name, &key) {
+            report
+                .fault(&key, format!("the model name {name:?} is already taken by {first}"))
+                .hint("put all endpoints of a model into one pool");
+        }
+    }
+    let endpoints_key = format!("{at}.endpoint");
+    if raw.endpoints.is_empty() && !report.is_written(&endpoints_key) {
+        let hint = "add [[pool.endpoint]] with a url below this [[pool]]";
+        report.fault_in(at, &endpoints_key, "at least one is required").hint(hint);
+    }
+    let (mut names, mut authorities) = (Taken::default(), Taken::default());
+    let endpoints = raw.endpoints.into_iter();
+    let endpoints = endpoints.filter_map(|raw| endpoint(raw, &mut names, &mut authorities, report)).collect();
+    Pool {
+        // Absent only beside a fault.
+        model: raw.model.unwrap_or_default(),
+        aliases,
+        tools_order: raw.tools_order.unwrap_or(defaults::TOOLS_ORDER),
+        endpoints,
+    }
+}
+
+/// `None` only beside a fault.
+fn endpoint(
+    raw: RawEndpoint,
+    names: &mut Taken,
+    authorities: &mut Taken,
+    report: &mut Report,
+) -> Option<Endpoint> {
+    let url_key = format!("{}.url", raw.at);
+    let address = match endpoint_url::parse(raw.url.as_deref()?) {
+        Ok(address) => address,
+        Err(bad) => {
+            report.fault(&url_key, bad.reason).hint(bad.hint);
+            return None;
+        }
+    };
+    if let Some(first) = authorities.take(&address.authority, &url_key) {
+        report
+            .fault(&url_key, format!("{} is already in this pool, at {first}", address.authority))
+            .hint("list each endpoint once");
+    }
+    let named = raw.name.is_some();
+    let name = raw.name.unwrap_or_else(|| address.authority.clone());
+    let name_key = format!("{}.name", raw.at);
+    if !is_endpoint_name(&name) {
+        report
+            .fault(&name_key, "not a name that fits a header and a metric")
+            .hint(format!("use up to {MAX_NAME_CHARS} printable ASCII characters without blanks"));
+    }
+    // Two default names clash only where the addresses do, which has been said.
+    if let Some(first) = names.take(&name, if named { &name_key } else { &url_key })
+        && named
+    {
+        report.fault(&name_key, format!("the name {name:?} is already taken by {first}"));
+    }
+    let kv_tokens = raw.kv_tokens;
+    Some(Endpoint { name, host: address.host, port: address.port, authority: address.authority, kv_tokens })
+}
+
+/// Names in use, and the key that took each first.
+#[derive(Default)]
+struct Taken(BTreeMap<String, String>);
+
+impl Taken {
+    /// Takes `name` for `key`; if it was taken before, says by which key and leaves it there.
+    fn take(&mut self, name: &str, key: &str) -> Option<String> {
+        let first = self.0.get(name).cloned();
+        if first.is_none() {
+            self.0.insert(name.to_owned(), key.to_owned());
+        }
+        first
+    }
+}
+
+/// A token of RFC 9110, section 5.6.2.
+fn is_header_name(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.len() <= MAX_NAME_CHARS && name.bytes().all(token)
+}
+
+/// A request target that can be sent as it is.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+}
+
+fn is_endpoint_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME_CHARS && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// All ranges fit a 64-bit `usize`; a 32-bit host gets the most it can address.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn to_u32(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
