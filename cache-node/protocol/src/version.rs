@@ -1,0 +1,24 @@
+//! Versions of the engine port. They only grow: a version that was released is spoken as it was.
+
+/// A version of the engine port, with what it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum Version {
+    /// The first: sessions, host slab, leases, recipes from tags.
+    V1 = 1,
+}
+
+impl Version {
+    /// All that this build speaks, oldest first.
+    pub const ALL: [Version; 1] = [Version::V1];
+
+    /// The number that travels in `hello` and `welcome`.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The highest version that both sides speak, given what the other offered.
+    pub fn highest_common(offered: &[u16]) -> Option<Self> {
+        Self::ALL.into_iter().rev().find(|version| offered.contains(&version.number()))
+    }
+}
