@@ -1,2 +1,27 @@
-//! Replay of public traces through real processes, and micro benchmarks.
-fn main() {}
+//! `larder-bench`: argv to exit code.
+
+use larder_bench::cli::{self, Command};
+use larder_bench::error::{EXIT_FAILED, Error};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // clap's texts bring their own "error:".
+            let text = error.to_string();
+            let prefix =
+                if text.starts_with("error:") || text.starts_with("Usage:") { "" } else { "error: " };
+            let _ = writeln!(std::io::stderr(), "{prefix}{text}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, Error> {
+    let Some(cli) = cli::parse(std::env::args_os())? else { return Ok(ExitCode::SUCCESS) };
+    let Command::Replay(args) = cli.command;
+    let clean = larder_bench::run::replay(&args, &mut std::io::stdout())?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}

@@ -1,0 +1,21 @@
+//! Replays public LLM serving traces through a real proxy process in front of real mock engine processes.
+//!
+//! In the order a replay meets them: [`cli`] what is asked for, [`trace`] what was recorded, [`plan`] every open figure
+//! decided with the arithmetic of [`scale`], [`text`] block ids become prompts, `fleet` the processes, `drive` and
+//! `client` the load, [`measure`] the figures, [`report`] and [`plot`] their presentation; [`run`] ties them together.
+
+pub mod cli;
+mod client;
+mod drive;
+pub mod error;
+mod fleet;
+pub mod measure;
+mod order;
+pub mod plan;
+pub mod plot;
+mod progress;
+pub mod report;
+pub mod run;
+pub mod scale;
+pub mod text;
+pub mod trace;
