@@ -7,9 +7,9 @@ mod tests;
 /// ours comes near it.
 const MAX_NAME_CHARS: usize = 64;
 
-/// One edit is forgiven in any name and one more for every three characters: enough for a slip of the keyboard
-/// or a missing word ending, too few to turn one short name into an unrelated one.
-const CHARS_PER_EDIT: usize = 3;
+/// One edit is forgiven in any name and one more for every four characters: enough for a slip of the keyboard or
+/// a missing word ending. At three, `after_system` would be taken for `before_system`.
+const CHARS_PER_EDIT: usize = 4;
 
 /// The known name nearest to `name`, if it is near enough to be worth a suggestion. Ties go to the first.
 ///

@@ -159,7 +159,7 @@ impl<'a> Reader<'a> {
                 Err((reason, hint)) => return self.refuse(key, reason, hint),
             },
             DeValue::Integer(integer) => {
-                let hint = quantity::duration_hint(&integer.to_string());
+                let hint = quantity::duration_hint(integer.to_string().trim_start_matches("-"));
                 return self.refuse(key, "a duration needs a unit", Some(hint));
             }
             value => return self.wrong_type(key, value, "a duration such as \"30s\""),

@@ -79,6 +79,15 @@ impl Report {
         self.written.contains_key(path)
     }
 
+    /// Whether a fault was noted of this key, or of anything inside it; unknown keys are not counted. What was
+    /// refused reads as absent, so ask this before another fault is derived from the absence or the default.
+    pub fn has_fault(&self, path: &str) -> bool {
+        let inside = |key: &str| {
+            key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.faults.iter().any(|fault| inside(&fault.key))
+    }
+
     /// The dotted path of every key that a getter asked for, tables included, array indices left out.
     /// Keys inside an array of tables are known only when the file has an element of it.
     pub fn known_keys(&self) -> &BTreeSet<String> {

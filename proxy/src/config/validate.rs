@@ -41,10 +41,17 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
 }
 
 fn check_addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
+    check_overlap(listen, admin, report);
     if !admin.ip().is_loopback() {
         report
             .fault("admin", "the admin plane has no authentication, so it must not leave this host")
             .hint(format!("write \"127.0.0.1:{}\" or \"[::1]:{}\"", admin.port(), admin.port()));
+    }
+}
+
+fn check_overlap(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
+    if report.has_fault("listen") || report.has_fault("admin") {
+        return;
     }
     // A wildcard listener takes the port on loopback too. Port 0 asks the system for a free one each time.
     let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified();
@@ -59,7 +66,8 @@ fn check_addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
 fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
     let max_body = raw.max_body.unwrap_or(defaults::MAX_BODY);
     let max_buffered = raw.max_buffered.unwrap_or(defaults::MAX_BUFFERED);
-    if max_buffered < max_body {
+    let both_read = !report.has_fault("limits.max_body") && !report.has_fault("limits.max_buffered");
+    if both_read && max_buffered < max_body {
         let written = report.is_written("limits.max_buffered");
         let key = if written { "limits.max_buffered" } else { "limits.max_body" };
         let (all, one) = (format_size(max_buffered), format_size(max_body));
@@ -146,7 +154,7 @@ fn health(raw: RawHealth, report: &mut Report) -> Health {
 }
 
 fn pools(raw: Vec<RawPool>, report: &mut Report) -> Vec<Pool> {
-    if raw.is_empty() && !report.is_written("pool") {
+    if raw.is_empty() && !report.has_fault("pool") {
         report
             .fault("pool", "at least one is required")
             .hint("add [[pool]] with a model, and in it [[pool.endpoint]] with a url");
@@ -172,7 +180,7 @@ fn pool(raw: RawPool, models: &mut Taken, report: &mut Report) -> Pool {
         }
     }
     let endpoints_key = format!("{at}.endpoint");
-    if raw.endpoints.is_empty() && !report.is_written(&endpoints_key) {
+    if raw.endpoints.is_empty() && !report.has_fault(&endpoints_key) {
         let hint = "add [[pool.endpoint]] with a url below this [[pool]]";
         report.fault_in(at, &endpoints_key, "at least one is required").hint(hint);
     }

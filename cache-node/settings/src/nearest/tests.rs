@@ -20,5 +20,6 @@ fn unrelated_names_get_no_suggestion() {
     for typed in ["temperature", "x", "", "abc"] {
         assert_eq!(nearest(typed, KNOWN), None, "{typed}");
     }
+    assert_eq!(nearest("after_system", ["before_system"]), None);
     assert_eq!(nearest(&"max_body".repeat(100), KNOWN), None);
 }
