@@ -1,0 +1,215 @@
+//! A cursor over a JSON body: it borrows, allocates nothing, and reads only what it is asked for.
+
+use crate::{Cpu, NoChain, scan};
+
+mod canonical;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub(crate) use canonical::canonical;
+pub(crate) use text::{KeySpace, Text};
+
+/// A span of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Span {
+    pub(crate) fn of(self, body: &[u8]) -> &[u8] {
+        &body[self.start..self.end]
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.end - self.start
+    }
+}
+
+/// A value as found in the body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Value {
+    /// Also an absent member: the two mean the same everywhere in a request.
+    #[default]
+    Null,
+    Text(Text),
+    /// `true`, `false` or a number: canonical as it is written.
+    Literal(Span),
+    /// An object or array. Its brackets were counted and no more.
+    Nested(Span),
+}
+
+impl Value {
+    pub(crate) fn is_null(self) -> bool {
+        matches!(self, Self::Null)
+    }
+
+    pub(crate) fn is_true(self, body: &[u8]) -> bool {
+        matches!(self, Self::Literal(span) if span.of(body) == b"true")
+    }
+
+    pub(crate) fn text(self) -> Option<Text> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The value of a plain decimal integer.
+    pub(crate) fn integer(self, body: &[u8]) -> Option<u64> {
+        let Self::Literal(span) = self else { return None };
+        std::str::from_utf8(span.of(body)).ok()?.parse().ok()
+    }
+}
+
+/// A position in a body. Methods stop with [`NoChain::NotJson`] where the grammar is broken.
+#[derive(Clone, Copy)]
+pub(crate) struct Cursor<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) at: usize,
+    pub(crate) cpu: Cpu,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(body: &'a [u8], cpu: Cpu) -> Self {
+        Self { body, at: 0, cpu }
+    }
+
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    #[cold]
+    pub(crate) fn broken(&self) -> NoChain {
+        NoChain::NotJson { at: self.at }
+    }
+
+    #[inline]
+    pub(crate) fn blank(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    /// Steps over `byte`.
+    #[inline]
+    pub(crate) fn expect(&mut self, byte: u8) -> Result<(), NoChain> {
+        if self.peek() != Some(byte) {
+            return Err(self.broken());
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Inside an object: the next key, with the cursor at its value; `None` behind the closing bracket.
+    #[inline]
+    pub(crate) fn key(&mut self, first: &mut bool) -> Result<Option<Text>, NoChain> {
+        if self.next(b'}', first)? {
+            return Ok(None);
+        }
+        let key = self.string()?;
+        self.blank();
+        self.expect(b':')?;
+        self.blank();
+        Ok(Some(key))
+    }
+
+    /// Inside an array: whether there is another element, with the cursor at it, or behind the closing bracket.
+    #[inline]
+    pub(crate) fn element(&mut self, first: &mut bool) -> Result<bool, NoChain> {
+        Ok(!self.next(b']', first)?)
+    }
+
+    #[inline]
+    fn next(&mut self, close: u8, first: &mut bool) -> Result<bool, NoChain> {
+        self.blank();
+        if self.peek() == Some(close) {
+            self.at += 1;
+            return Ok(true);
+        }
+        if !std::mem::take(first) {
+            self.expect(b',')?;
+            self.blank();
+        }
+        Ok(false)
+    }
+
+    /// Reads a string; the cursor must be at its opening quote.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<Text, NoChain> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let found = scan::string(self.cpu, self.body, start).filter(|found| found.clean);
+        let found = found.ok_or(NoChain::NotJson { at: start })?;
+        self.at = found.end + 1;
+        Ok(Text { start, special: found.special, end: found.end })
+    }
+
+    /// Reads any value.
+    #[inline]
+    pub(crate) fn value(&mut self) -> Result<Value, NoChain> {
+        let start = self.at;
+        match self.peek() {
+            Some(b'"') => Ok(Value::Text(self.string()?)),
+            Some(b'{' | b'[') => {
+                self.at = scan::nested(self.cpu, self.body, start).ok_or(self.broken())?;
+                Ok(Value::Nested(Span { start, end: self.at }))
+            }
+            Some(b'n') => self.word(b"null").map(|_| Value::Null),
+            _ => Ok(Value::Literal(self.literal()?)),
+        }
+    }
+
+    /// Steps over any value with the least demands: what it holds is not looked at, a string may have any bytes.
+    pub(crate) fn skip(&mut self) -> Result<(), NoChain> {
+        if self.peek() == Some(b'"') {
+            let found = scan::string(self.cpu, self.body, self.at + 1).ok_or(self.broken())?;
+            self.at = found.end + 1;
+            return Ok(());
+        }
+        self.value().map(|_| ())
+    }
+
+    /// Reads `true`, `false`, `null` or a number.
+    pub(crate) fn literal(&mut self) -> Result<Span, NoChain> {
+        match self.peek() {
+            Some(b't') => self.word(b"true"),
+            Some(b'f') => self.word(b"false"),
+            Some(b'n') => self.word(b"null"),
+            _ => self.number(),
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<Span, NoChain> {
+        let start = self.at;
+        if !self.body[start..].starts_with(word) {
+            return Err(self.broken());
+        }
+        self.at += word.len();
+        Ok(Span { start, end: self.at })
+    }
+
+    fn number(&mut self) -> Result<Span, NoChain> {
+        let start = self.at;
+        self.at += usize::from(self.peek() == Some(b'-'));
+        let zero = self.peek() == Some(b'0');
+        if self.digits()? > 1 && zero {
+            return Err(NoChain::NotJson { at: start });
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        Ok(Span { start, end: self.at })
+    }
+
+    fn digits(&mut self) -> Result<usize, NoChain> {
+        let count = self.body[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        self.at += count;
+        if count == 0 { Err(self.broken()) } else { Ok(count) }
+    }
+}
