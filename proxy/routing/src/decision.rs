@@ -1,0 +1,168 @@
+//! The result of routing: what was chosen, why, and at what expected cost.
+
+use std::sync::Arc;
+
+use crate::EndpointId;
+
+/// A request to place.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteRequest<'a> {
+    /// The prompt chain: element *i* stands for the first *i + 1* runs of the prompt. Empty: no affinity.
+    /// Elements beyond [`MAX_CHAIN`](crate::MAX_CHAIN) are ignored.
+    pub chain: &'a [u64],
+    /// Prompt bytes that one element stands for. The same for all requests of a fleet; 0 means no affinity.
+    pub run_bytes: u32,
+    /// Text bytes of the whole prompt, without media payloads; at least `chain.len() * run_bytes` is assumed.
+    pub prompt_bytes: u64,
+    /// Images and audio clips in the prompt; each counts as tokens learned from answers.
+    pub media: u32,
+    /// The session the client named, hashed. Only `session_hash` looks at it.
+    pub session: Option<u64>,
+    /// Whether the answer is streamed, so that its first token will be seen.
+    pub streamed: bool,
+    /// Endpoints that already failed this request.
+    pub exclude: &'a [EndpointId],
+}
+
+/// Names a request in flight: give it back with [`Fleet::finish`](crate::Fleet::finish), whatever happens, or its
+/// load stays for ever.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[must_use = "a ticket that is not given to `Fleet::finish` leaks its load"]
+pub struct Ticket {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// Why an endpoint was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No other endpoint could take the request.
+    OnlyCandidate,
+    /// It holds as much of the prompt as any candidate.
+    PrefixHit,
+    /// Another holds more of the prompt, but waiting for it costs more than computing it here.
+    Spill,
+    /// Nobody holds anything of the prompt: placed by load.
+    Cold,
+    /// The request has no chain: placed by load.
+    NoAffinity,
+    /// By hash of the session the client named.
+    Session,
+    /// By hash of the whole prompt, since the client named no session.
+    PromptHash,
+    /// It was its turn.
+    RoundRobin,
+}
+
+impl Reason {
+    /// Every reason, for tables of metrics.
+    pub const ALL: [Reason; 8] = [
+        Reason::OnlyCandidate,
+        Reason::PrefixHit,
+        Reason::Spill,
+        Reason::Cold,
+        Reason::NoAffinity,
+        Reason::Session,
+        Reason::PromptHash,
+        Reason::RoundRobin,
+    ];
+
+    /// The label used in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::OnlyCandidate => "only_candidate",
+            Reason::PrefixHit => "prefix_hit",
+            Reason::Spill => "spill",
+            Reason::Cold => "cold",
+            Reason::NoAffinity => "no_affinity",
+            Reason::Session => "session",
+            Reason::PromptHash => "prompt_hash",
+            Reason::RoundRobin => "round_robin",
+        }
+    }
+}
+
+/// The best endpoint that was not chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runner {
+    /// Its id.
+    pub endpoint: EndpointId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its cost, in the policy's seconds.
+    pub cost_s: f64,
+    /// Prompt tokens expected in its cache.
+    pub matched_tokens: u64,
+}
+
+/// Where a request goes. Every number is finite.
+#[derive(Debug)]
+#[must_use = "a decision carries the ticket that releases its load"]
+pub struct Decision {
+    /// To be given back when the request ends.
+    pub ticket: Ticket,
+    /// The chosen endpoint.
+    pub endpoint: EndpointId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+    /// Prompt tokens expected in its cache.
+    pub matched_tokens: u64,
+    /// Tokens the prompt is expected to have.
+    pub prompt_tokens: u64,
+    /// Seconds until the engine can turn to it.
+    pub wait_s: f64,
+    /// Seconds of prefill for what is not cached.
+    pub miss_s: f64,
+    /// Its cost, in the policy's seconds.
+    pub cost_s: f64,
+    /// The shadow price X at this moment (informative under policies that do not use it).
+    pub price: f64,
+    /// The best of the others, if there were any.
+    pub runner_up: Option<Runner>,
+    /// How many endpoints could have taken it.
+    pub candidates: usize,
+}
+
+/// No endpoint can take a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no endpoint can take the request: of {known} known, {draining} draining, {excluded} already tried, \
+     {unavailable} unavailable{}", .example.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
+)]
+pub struct NoEndpoint {
+    /// Endpoints of the pool.
+    pub known: usize,
+    /// Of these, draining.
+    pub draining: usize,
+    /// Of these, unavailable.
+    pub unavailable: usize,
+    /// Of these, available but named in [`RouteRequest::exclude`].
+    pub excluded: usize,
+    /// One of the unavailable, with its reason.
+    pub example: Option<String>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole answer came.
+    Completed {
+        /// What the engine reported, if it did.
+        usage: Option<Usage>,
+    },
+    /// It failed before anything of an answer came: what it was to leave in the engine's cache is not there.
+    FailedBeforeFirstByte,
+    /// The client or the engine broke off. Its prompt is taken for computed if a first token was seen.
+    Aborted,
+}
+
+/// The engine's count of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// `usage.prompt_tokens`.
+    pub prompt_tokens: u64,
+    /// `usage.prompt_tokens_details.cached_tokens`, if reported.
+    pub cached_tokens: Option<u64>,
+}

@@ -1,0 +1,103 @@
+//! One engine instance as the policy sees it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::estimate::{TtftLine, TtftModel};
+use crate::index::HolderId;
+use crate::load::Load;
+use crate::random::name_digest;
+
+/// Names an endpoint of one [`Fleet`](crate::Fleet). Stays unique after the endpoint is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EndpointId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// Whether an endpoint may be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EndpointState {
+    /// It takes new requests.
+    #[default]
+    Available,
+    /// It takes none, for the given reason; what it holds is kept for its return.
+    Unavailable(Cow<'static, str>),
+    /// It finishes what it has and takes no more.
+    Draining,
+}
+
+/// How far the modelled KV capacity may move from the reported one, as a factor either way.
+const CAPACITY_DRIFT: f64 = 8.0;
+
+/// Capacity of an endpoint's KV, in tokens: what was reported, and what feedback makes of it.
+#[derive(Debug)]
+pub(crate) struct Capacity {
+    reported: f64,
+    modelled: f64,
+}
+
+impl Capacity {
+    pub(crate) fn new(tokens: u64) -> Self {
+        // A zero would divide nothing, but an endpoint without any KV does not exist.
+        let tokens = tokens.max(1) as f64;
+        Capacity { reported: tokens, modelled: tokens }
+    }
+
+    pub(crate) fn tokens(&self) -> f64 {
+        self.modelled
+    }
+
+    pub(crate) fn scale(&mut self, factor: f64) {
+        self.modelled =
+            (self.modelled * factor).clamp(self.reported / CAPACITY_DRIFT, self.reported * CAPACITY_DRIFT);
+    }
+}
+
+/// Everything known about one endpoint, except what the index holds under `holder`.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) name: Arc<str>,
+    pub(crate) digest: u64,
+    pub(crate) state: EndpointState,
+    pub(crate) holder: HolderId,
+    /// Raised when the endpoint's cache was lost: older requests in flight pin nothing any more.
+    pub(crate) epoch: u32,
+    pub(crate) capacity: Capacity,
+    pub(crate) ttft: TtftModel,
+    pub(crate) load: Load,
+    /// Sums over answers that told their cached tokens.
+    pub(crate) predicted_cached_tokens: u64,
+    pub(crate) actual_cached_tokens: u64,
+    /// Moving share of promised tokens that were really cached, 0 to 1.
+    pub(crate) trust: f64,
+}
+
+impl Endpoint {
+    pub(crate) fn new(name: &str, holder: HolderId, kv_tokens: u64) -> Self {
+        Endpoint {
+            name: Arc::from(name),
+            digest: name_digest(name),
+            state: EndpointState::Available,
+            holder,
+            epoch: 0,
+            capacity: Capacity::new(kv_tokens),
+            ttft: TtftModel::empty(),
+            load: Load::default(),
+            predicted_cached_tokens: 0,
+            actual_cached_tokens: 0,
+            trust: 1.0,
+        }
+    }
+
+    /// Capacity in elements of `element_tokens` tokens each.
+    pub(crate) fn capacity_elements(&self, element_tokens: f64) -> u64 {
+        // A float to integer cast saturates; a pool whose elements are unknown (0 tokens) holds without limit.
+        (self.capacity.tokens() / element_tokens) as u64
+    }
+
+    /// What is expected of a prefill here.
+    pub(crate) fn line(&self, pool: TtftLine, pool_count: f64, endpoints: usize) -> TtftLine {
+        self.ttft.within(pool, pool_count, endpoints)
+    }
+}

@@ -1,0 +1,174 @@
+//! All mutable state of one pool.
+
+mod finish;
+mod report;
+mod requests;
+mod route;
+
+use requests::Requests;
+
+use crate::endpoint::{Capacity, Endpoint};
+use crate::estimate::{PromptModel, TtftLine, TtftModel};
+use crate::index::{HolderId, Index};
+use crate::policy::{self, Policy, Terms};
+use crate::price::Price;
+use crate::random::Random;
+use crate::{EndpointId, EndpointState, Now, Settings};
+
+/// Longest chain that is looked at, in elements: 32 MiB of prompt at 512 bytes an element, more than any context.
+pub const MAX_CHAIN: usize = 65_536;
+
+/// Size of the ghost (the memory of what was ever seen) in multiples of the pool's KV capacity. From 2 upwards
+/// the price is the same; 8 leaves room for a capacity that is wrong.
+const GHOST_CAPACITIES: u64 = 8;
+
+/// The endpoints of one pool, what they hold, what they have to do, and the policy that chooses among them.
+///
+/// Single-threaded and free of clocks: `now` is an argument, ties are drawn from a seed, so the same calls give the
+/// same decisions. The proxy holds it behind one mutex; every call is a matter of microseconds.
+pub struct Fleet {
+    settings: Settings,
+    policy: Box<dyn Policy>,
+    random: Random,
+    index: Index,
+    /// Holds whatever was routed to anyone: what a cache that forgets nothing would have.
+    ghost: HolderId,
+    slots: Vec<Slot>,
+    requests: Requests,
+    prompt: PromptModel,
+    /// The pool's prefill line and how many observations it has had.
+    ttft: TtftModel,
+    ttft_count: f64,
+    price: Price,
+    /// Of the latest request with a chain.
+    run_bytes: u32,
+    /// Requests that were not entered into the index for lack of room.
+    unremembered: u64,
+    scratch: Scratch,
+}
+
+/// A place for an endpoint. The generation counts its tenants.
+struct Slot {
+    generation: u32,
+    endpoint: Option<Endpoint>,
+}
+
+/// Reused by every decision.
+#[derive(Default)]
+struct Scratch {
+    matched: Vec<u32>,
+    terms: Vec<Terms>,
+}
+
+impl Fleet {
+    /// A pool without endpoints.
+    pub fn new(settings: Settings) -> Self {
+        let mut index = Index::new(settings.index_bytes);
+        let ghost = index.add_holder();
+        Fleet {
+            policy: policy::of(settings.policy),
+            random: Random::new(settings.seed),
+            index,
+            ghost,
+            slots: Vec::new(),
+            requests: Requests::default(),
+            prompt: PromptModel::new(settings.default_bytes_per_token),
+            ttft: TtftModel::new(settings.default_prefill_tokens_per_s),
+            ttft_count: 0.0,
+            price: Price::default(),
+            run_bytes: 0,
+            unremembered: 0,
+            scratch: Scratch::default(),
+            settings,
+        }
+    }
+
+    /// Adds an available endpoint. A name that is known already is left as it is and keeps its id.
+    ///
+    /// Their number is bounded by the caller's configuration; decisions are designed for up to 2,000.
+    pub fn add_endpoint(&mut self, name: &str, _now: Now) -> EndpointId {
+        if let Some(known) = self.endpoint_named(name) {
+            return known;
+        }
+        let holder = self.index.add_holder();
+        let endpoint = Some(Endpoint::new(name, holder, self.settings.default_kv_tokens));
+        let slot = match self.slots.iter().position(|slot| slot.endpoint.is_none()) {
+            Some(free) => free,
+            None => {
+                self.slots.push(Slot { generation: 0, endpoint: None });
+                self.slots.len() - 1
+            }
+        };
+        self.slots[slot].endpoint = endpoint;
+        EndpointId { slot: slot as u32, generation: self.slots[slot].generation }
+    }
+
+    /// The endpoint of a name.
+    pub fn endpoint_named(&self, name: &str) -> Option<EndpointId> {
+        self.endpoints().find(|(_, endpoint)| &*endpoint.name == name).map(|(id, _)| id)
+    }
+
+    /// Removes an endpoint and all that is known about it. Its requests in flight may still be finished.
+    pub fn remove_endpoint(&mut self, id: EndpointId) {
+        if self.endpoint(id).is_none() {
+            return;
+        }
+        let slot = &mut self.slots[id.slot as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        if let Some(endpoint) = slot.endpoint.take() {
+            self.index.remove_holder(endpoint.holder);
+        }
+    }
+
+    /// Makes an endpoint available or not. Does nothing for a removed one, like all setters.
+    pub fn set_state(&mut self, id: EndpointId, state: EndpointState) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.state = state;
+        }
+    }
+
+    /// Sets the KV capacity that the engine reports, in tokens, and drops what feedback had made of an earlier one.
+    pub fn set_kv_tokens(&mut self, id: EndpointId, tokens: u64) {
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.capacity = Capacity::new(tokens);
+        }
+    }
+
+    /// The engine restarted or its cache was reset: forgets what it held. Its load stays until the requests end.
+    pub fn cleared(&mut self, id: EndpointId) {
+        let Some(endpoint) = self.endpoint_mut(id) else { return };
+        endpoint.epoch = endpoint.epoch.wrapping_add(1);
+        let holder = endpoint.holder;
+        self.index.clear(holder);
+    }
+
+    fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.endpoint.as_ref()
+    }
+
+    fn endpoint_mut(&mut self, id: EndpointId) -> Option<&mut Endpoint> {
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.endpoint.as_mut()
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = (EndpointId, &Endpoint)> {
+        self.slots.iter().enumerate().filter_map(|(slot, entry)| {
+            let id = EndpointId { slot: slot as u32, generation: entry.generation };
+            entry.endpoint.as_ref().map(|endpoint| (id, endpoint))
+        })
+    }
+
+    /// The pool's prefill line; its prior makes sure that there is one.
+    fn pool_line(&self) -> TtftLine {
+        self.ttft.line().unwrap_or(TtftLine { base_s: 0.0, slope_s: 1.0 / 8_000.0 })
+    }
+
+    /// Tokens that one chain element stands for; 0 before any chain was seen.
+    fn element_tokens(&self) -> f64 {
+        f64::from(self.run_bytes) / self.prompt.bytes_per_token()
+    }
+}
+
+#[cfg(test)]
+mod tests;

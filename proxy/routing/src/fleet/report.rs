@@ -1,0 +1,73 @@
+//! Reading without changing: the admin page's explanation and the metrics' snapshot.
+
+use super::Fleet;
+use crate::{Candidate, EndpointState, EndpointStats, FleetStats, Now, Refused, RouteRequest};
+
+impl Fleet {
+    /// What [`Fleet::route`] would weigh for this request, cheapest first, endpoints that it would not consider
+    /// last. Changes nothing.
+    pub fn explain(&self, request: &RouteRequest<'_>, now: Now) -> Vec<Candidate> {
+        let prompt = self.measure(request);
+        let mut matched = Vec::new();
+        self.index.matches(prompt.chain, &mut matched);
+        let rates = self.price.rates();
+        let candidates = self.endpoints().map(|(id, endpoint)| {
+            let terms = self.terms_of(id, &prompt, &matched, &rates, now);
+            let refused = match &endpoint.state {
+                EndpointState::Available => request.exclude.contains(&id).then_some(Refused::Excluded),
+                state => Some(Refused::State(state.clone())),
+            };
+            Candidate {
+                endpoint: id,
+                name: endpoint.name.clone(),
+                refused,
+                matched_tokens: terms.matched_tokens.round() as u64,
+                uncached_tokens: terms.uncached_tokens.round() as u64,
+                wait_s: terms.wait_s,
+                base_s: terms.base_s,
+                miss_s: terms.miss_s,
+                full: terms.full,
+                in_flight: terms.in_flight,
+                cost_s: terms.cost_s,
+            }
+        });
+        let mut all: Vec<Candidate> = candidates.collect();
+        all.sort_by(|a, b| a.refused.is_some().cmp(&b.refused.is_some()).then(a.cost_s.total_cmp(&b.cost_s)));
+        all
+    }
+
+    /// The pool at this moment.
+    pub fn snapshot(&self, now: Now) -> FleetStats {
+        let pool = self.pool_line();
+        let endpoints = self.endpoints().map(|(id, endpoint)| {
+            let line = endpoint.line(pool, self.ttft_count, self.slots.len());
+            EndpointStats {
+                endpoint: id,
+                name: endpoint.name.clone(),
+                state: endpoint.state.clone(),
+                in_flight: endpoint.load.in_flight(),
+                uncached_tokens: endpoint.load.uncached_tokens(),
+                wait_s: endpoint.load.wait_s(now),
+                elements: self.index.held(endpoint.holder),
+                kv_tokens: endpoint.capacity.tokens().round() as u64,
+                prefill_tokens_per_s: 1.0 / line.slope_s,
+                base_s: line.base_s,
+                predicted_cached_tokens: endpoint.predicted_cached_tokens,
+                actual_cached_tokens: endpoint.actual_cached_tokens,
+                trust: endpoint.trust,
+            }
+        });
+        let rates = self.price.rates();
+        FleetStats {
+            endpoints: endpoints.collect(),
+            in_flight: self.requests.len(),
+            index_bytes: self.index.bytes() + self.requests.chain_bytes(),
+            index_bytes_max: self.settings.index_bytes,
+            price: rates.price(),
+            followers: rates.followers,
+            recompute: rates.recompute,
+            bytes_per_token: self.prompt.bytes_per_token(),
+            unremembered: self.unremembered,
+        }
+    }
+}

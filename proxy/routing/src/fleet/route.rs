@@ -1,0 +1,227 @@
+//! From a request to a decision.
+
+use super::requests::InFlight;
+use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN};
+use crate::policy::{Terms, View};
+use crate::price::Rates;
+use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, RouteRequest, Runner};
+
+/// A request measured in tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Prompt<'a> {
+    pub(super) chain: &'a [u64],
+    pub(super) bytes: u64,
+    pub(super) tokens: f64,
+    pub(super) element_tokens: f64,
+}
+
+impl Prompt<'_> {
+    pub(super) fn matched_tokens(&self, elements: u32) -> f64 {
+        (f64::from(elements) * self.element_tokens).min(self.tokens)
+    }
+}
+
+impl Fleet {
+    /// Chooses an endpoint, counts the request as its load and its prompt as about to be in its cache.
+    ///
+    /// # Errors
+    /// [`NoEndpoint`] when every endpoint is unavailable, draining or excluded; nothing has changed then.
+    pub fn route(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Decision, NoEndpoint> {
+        let prompt = self.measure(request);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.index.matches(prompt.chain, &mut scratch.matched);
+        let rates = self.price.rates();
+        scratch.terms.clear();
+        for (id, _) in self.endpoints().filter(|(id, endpoint)| {
+            endpoint.state == EndpointState::Available && !request.exclude.contains(id)
+        }) {
+            scratch.terms.push(self.terms_of(id, &prompt, &scratch.matched, &rates, now));
+        }
+        let decided = if scratch.terms.is_empty() {
+            Err(self.no_endpoint(request.exclude))
+        } else {
+            let view = View { candidates: &scratch.terms, session: request.session, chain: prompt.chain };
+            let pick = self.policy.pick(&view, &mut self.random);
+            let seen = scratch.matched[self.ghost as usize];
+            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, rates, now))
+        };
+        self.scratch = scratch;
+        decided
+    }
+
+    /// Cleans a request and estimates its tokens.
+    pub(super) fn measure<'a>(&self, request: &RouteRequest<'a>) -> Prompt<'a> {
+        let usable = if request.run_bytes == 0 { 0 } else { request.chain.len().min(MAX_CHAIN) };
+        let chain = &request.chain[..usable];
+        let covered = u64::from(request.run_bytes) * usable as u64;
+        let bytes = request.prompt_bytes.max(covered);
+        Prompt {
+            chain,
+            bytes,
+            tokens: self.prompt.tokens(bytes, request.media),
+            element_tokens: f64::from(request.run_bytes) / self.prompt.bytes_per_token(),
+        }
+    }
+
+    /// One endpoint's terms.
+    pub(super) fn terms_of(
+        &self,
+        id: EndpointId,
+        prompt: &Prompt<'_>,
+        matched: &[u32],
+        rates: &Rates,
+        now: Now,
+    ) -> Terms {
+        let endpoint = self.endpoint(id).expect("ids come from `endpoints`, which yields only live ones");
+        let matched = matched[endpoint.holder as usize];
+        let line = endpoint.line(self.pool_line(), self.ttft_count, self.slots.len());
+        let matched_tokens = prompt.matched_tokens(matched);
+        let uncached_tokens = (prompt.tokens - matched_tokens).max(0.0);
+        let mut terms = Terms {
+            slot: id.slot,
+            digest: endpoint.digest,
+            matched,
+            matched_tokens,
+            uncached_tokens,
+            wait_s: endpoint.load.wait_s(now),
+            base_s: line.base_s,
+            miss_s: uncached_tokens * line.slope_s,
+            full: self.is_full(id),
+            in_flight: endpoint.load.in_flight(),
+            decoding: endpoint.load.decoding(),
+            cost_s: 0.0,
+        };
+        let cost = self.policy.cost(&terms, rates);
+        debug_assert!(cost.is_finite(), "{terms:?}");
+        // A cost that is not a number would win or lose every comparison at random: last resort, cost the most.
+        terms.cost_s = if cost.is_finite() { cost } else { f64::MAX };
+        terms
+    }
+
+    /// Whether what is added to an endpoint's cache evicts something (98 % full).
+    pub(super) fn is_full(&self, id: EndpointId) -> bool {
+        let element_tokens = self.element_tokens();
+        self.endpoint(id).is_some_and(|endpoint| {
+            self.index.held(endpoint.holder) as f64 * element_tokens >= 0.98 * endpoint.capacity.tokens()
+        })
+    }
+
+    /// Records a choice everywhere it counts.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one decision, borrowed apart from the scratch"
+    )]
+    fn commit(
+        &mut self,
+        request: &RouteRequest<'_>,
+        prompt: &Prompt<'_>,
+        terms: &[Terms],
+        pick: crate::policy::Pick,
+        seen: u32,
+        rates: Rates,
+        now: Now,
+    ) -> Decision {
+        let chosen = terms[pick.index];
+        let id = EndpointId { slot: chosen.slot, generation: self.slots[chosen.slot as usize].generation };
+        let slot = self.requests.next_slot();
+        let endpoints = self.slots.len();
+        let endpoint = self.endpoint_mut(id).expect("a candidate is a live endpoint");
+        let uncached = chosen.uncached_tokens.round() as u64;
+        let predecessors = endpoint.load.begin(slot, uncached, chosen.miss_s, request.streamed, now);
+        let (epoch, name) = (endpoint.epoch, endpoint.name.clone());
+        let unseen = (prompt.tokens - prompt.matched_tokens(seen)).max(0.0);
+        let per_token =
+            if chosen.uncached_tokens > 0.0 { chosen.miss_s / chosen.uncached_tokens } else { 0.0 };
+        self.price.observe(predecessors, chosen.miss_s, unseen * per_token, endpoints);
+
+        let chain = self.remember(id, prompt.chain, request.run_bytes);
+        let ticket = self.requests.insert(InFlight {
+            endpoint: id,
+            epoch,
+            chain,
+            matched: chosen.matched,
+            seen,
+            run_bytes: request.run_bytes,
+            prompt_bytes: prompt.bytes,
+            media: request.media,
+            prompt_tokens: prompt.tokens,
+            uncached_tokens: chosen.uncached_tokens,
+            streamed: request.streamed,
+            routed_at: now,
+            first_token_seen: false,
+            prefill_s: None,
+        });
+        Decision {
+            ticket,
+            endpoint: id,
+            name,
+            reason: pick.reason,
+            matched_tokens: chosen.matched_tokens.round() as u64,
+            prompt_tokens: prompt.tokens.round() as u64,
+            wait_s: chosen.wait_s,
+            miss_s: chosen.miss_s,
+            cost_s: chosen.cost_s,
+            price: rates.price(),
+            runner_up: self.runner_up(terms, pick.index),
+            candidates: terms.len(),
+        }
+    }
+
+    /// Enters a routed chain for its endpoint, pinned, and for the ghost; then makes everything fit again.
+    /// Returns the chain to release later, empty when nothing was entered.
+    fn remember(&mut self, id: EndpointId, chain: &[u64], run_bytes: u32) -> Vec<u64> {
+        if chain.is_empty() {
+            return Vec::new();
+        }
+        self.run_bytes = run_bytes;
+        if !self.index.has_room(chain.len()) {
+            self.unremembered += 1;
+            return Vec::new();
+        }
+        let element_tokens = self.element_tokens();
+        let capacity = |fleet: &Fleet, id| {
+            fleet.endpoint(id).map_or((fleet.ghost, 0), |e| (e.holder, e.capacity_elements(element_tokens)))
+        };
+        let (holder, own) = capacity(self, id);
+        let pool =
+            self.endpoints().map(|(_, e)| e.capacity_elements(element_tokens)).fold(0, u64::saturating_add);
+
+        self.index.enter(holder, chain, true);
+        self.index.evict_beyond(holder, own);
+        self.index.enter(self.ghost, chain, false);
+        self.index.evict_beyond(self.ghost, pool.saturating_mul(GHOST_CAPACITIES));
+        let kept = self.requests.keep_chain(chain);
+        self.index.reserve(self.requests.chain_bytes());
+        self.index.keep_budget();
+        kept
+    }
+
+    fn runner_up(&self, terms: &[Terms], chosen: usize) -> Option<Runner> {
+        let others = terms.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, terms)| terms);
+        let best = others.min_by(|a, b| a.cost_s.total_cmp(&b.cost_s))?;
+        let slot = &self.slots[best.slot as usize];
+        Some(Runner {
+            endpoint: EndpointId { slot: best.slot, generation: slot.generation },
+            name: slot.endpoint.as_ref()?.name.clone(),
+            cost_s: best.cost_s,
+            matched_tokens: best.matched_tokens.round() as u64,
+        })
+    }
+
+    /// Says why nobody can take a request.
+    fn no_endpoint(&self, exclude: &[EndpointId]) -> NoEndpoint {
+        let mut why = NoEndpoint { known: 0, draining: 0, unavailable: 0, excluded: 0, example: None };
+        for (id, endpoint) in self.endpoints() {
+            why.known += 1;
+            match &endpoint.state {
+                EndpointState::Available => why.excluded += usize::from(exclude.contains(&id)),
+                EndpointState::Draining => why.draining += 1,
+                EndpointState::Unavailable(reason) => {
+                    why.unavailable += 1;
+                    why.example.get_or_insert_with(|| format!("{}: {reason}", endpoint.name));
+                }
+            }
+        }
+        why
+    }
+}

@@ -1,0 +1,96 @@
+//! Choosing one of the candidates. A policy sees terms in seconds and answers with an index and a reason.
+
+mod larder;
+mod min_ttft;
+mod round_robin;
+mod session_hash;
+
+use crate::price::Rates;
+use crate::random::Random;
+use crate::{PolicyKind, Reason};
+
+/// One candidate's terms.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Its slot in the fleet.
+    pub(crate) slot: u32,
+    /// Digest of its name, the same in every proxy.
+    pub(crate) digest: u64,
+    /// Leading chain elements it holds.
+    pub(crate) matched: u32,
+    pub(crate) matched_tokens: f64,
+    pub(crate) uncached_tokens: f64,
+    pub(crate) wait_s: f64,
+    pub(crate) base_s: f64,
+    pub(crate) miss_s: f64,
+    pub(crate) full: bool,
+    pub(crate) in_flight: u32,
+    pub(crate) decoding: u32,
+    /// Filled in from [`Policy::cost`].
+    pub(crate) cost_s: f64,
+}
+
+/// What a policy may look at.
+pub(crate) struct View<'a> {
+    /// At least one; costs are filled in.
+    pub(crate) candidates: &'a [Terms],
+    pub(crate) session: Option<u64>,
+    pub(crate) chain: &'a [u64],
+}
+
+/// A choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pick {
+    /// Index into [`View::candidates`].
+    pub(crate) index: usize,
+    pub(crate) reason: Reason,
+}
+
+/// A way of choosing.
+pub(crate) trait Policy: Send {
+    /// Cost in seconds, lower is better, finite for finite terms.
+    fn cost(&self, terms: &Terms, rates: &Rates) -> f64;
+
+    /// One of the candidates.
+    fn pick(&mut self, view: &View<'_>, random: &mut Random) -> Pick;
+}
+
+/// The policy of a name.
+pub(crate) fn of(kind: PolicyKind) -> Box<dyn Policy> {
+    match kind {
+        PolicyKind::Larder => Box::new(larder::Larder),
+        PolicyKind::MinTtft => Box::new(min_ttft::MinTtft),
+        PolicyKind::SessionHash => Box::new(session_hash::SessionHash),
+        PolicyKind::RoundRobin => Box::new(round_robin::RoundRobin::default()),
+    }
+}
+
+/// Costs this close are equal: rounding, not reason, separates them. In seconds.
+const TIE_S: f64 = 1e-6;
+
+/// The cheapest candidate, by lot among equals, and what that means for the prompt.
+fn cheapest(view: &View<'_>, random: &mut Random) -> Pick {
+    let least = view.candidates.iter().map(|terms| terms.cost_s).fold(f64::INFINITY, f64::min);
+    let ties = || view.candidates.iter().enumerate().filter(|(_, terms)| terms.cost_s <= least + TIE_S);
+    let drawn = random.below(ties().count());
+    let index = ties().nth(drawn).map_or(0, |(index, _)| index);
+    Pick { index, reason: reason_of(view, index) }
+}
+
+fn reason_of(view: &View<'_>, chosen: usize) -> Reason {
+    let most = view.candidates.iter().map(|terms| terms.matched).max().unwrap_or(0);
+    if view.candidates.len() == 1 {
+        Reason::OnlyCandidate
+    } else if view.chain.is_empty() {
+        Reason::NoAffinity
+    } else if most == 0 {
+        Reason::Cold
+    } else if view.candidates[chosen].matched < most {
+        Reason::Spill
+    } else {
+        Reason::PrefixHit
+    }
+}
+
+#[cfg(test)]
+mod tests;

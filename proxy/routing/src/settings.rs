@@ -1,0 +1,107 @@
+//! What the caller configures.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a pool chooses an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PolicyKind {
+    /// Time to first token plus the shadow price of what the choice takes from others (the product's policy).
+    #[default]
+    Larder,
+    /// Time to first token alone: the same estimates, with a price of 1.
+    MinTtft,
+    /// Rendezvous hash of the session: needs no state, so any number of proxies agree.
+    SessionHash,
+    /// One after the other.
+    RoundRobin,
+}
+
+impl PolicyKind {
+    /// Every policy, in the order in which messages list them.
+    pub const ALL: [PolicyKind; 4] =
+        [PolicyKind::Larder, PolicyKind::MinTtft, PolicyKind::SessionHash, PolicyKind::RoundRobin];
+
+    /// The name used in configuration, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PolicyKind::Larder => "larder",
+            PolicyKind::MinTtft => "min_ttft",
+            PolicyKind::SessionHash => "session_hash",
+            PolicyKind::RoundRobin => "round_robin",
+        }
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A policy name that is none of [`PolicyKind::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown policy `{given}`: use one of larder, min_ttft, session_hash, round_robin")]
+pub struct UnknownPolicy {
+    /// What was given, cut to 64 characters.
+    pub given: String,
+}
+
+impl FromStr for PolicyKind {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let known = PolicyKind::ALL.into_iter().find(|kind| kind.as_str() == name);
+        known.ok_or_else(|| UnknownPolicy { given: name.chars().take(64).collect() })
+    }
+}
+
+/// Settings of one [`Fleet`](crate::Fleet). The defaults are a start that observation corrects.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How endpoints are chosen.
+    pub policy: PolicyKind,
+    /// Bytes that the index and the chains of requests in flight may take together; beyond it the least
+    /// recently used is forgotten. 0 turns prefix affinity off.
+    pub index_bytes: usize,
+    /// KV capacity of an endpoint that has not reported one, in tokens.
+    pub default_kv_tokens: u64,
+    /// Prefill speed before any was observed, in tokens per second.
+    pub default_prefill_tokens_per_s: f64,
+    /// Prompt bytes per token before any was observed.
+    pub default_bytes_per_token: f64,
+    /// Seed of random ties.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            policy: PolicyKind::default(),
+            // About 20 million (element, endpoint) entries of long chats: see `benches/decide.rs`.
+            index_bytes: 256 << 20,
+            // An 8B model (128 KiB a token) with some 50 GB of an 80 GB GPU left for KV.
+            default_kv_tokens: 400_000,
+            // A 70B model on 8 GPUs; smaller models are faster and the estimate follows within some requests.
+            default_prefill_tokens_per_s: 8_000.0,
+            // English text under the common byte-pair vocabularies.
+            default_bytes_per_token: 4.0,
+            seed: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_errors_list_them_all() {
+        for kind in PolicyKind::ALL {
+            assert_eq!(kind.to_string().parse::<PolicyKind>(), Ok(kind));
+        }
+        let message = "Larder".parse::<PolicyKind>().unwrap_err().to_string();
+        assert!(PolicyKind::ALL.iter().all(|kind| message.contains(kind.as_str())), "{message}");
+        assert!(message.contains("`Larder`"));
+    }
+}
