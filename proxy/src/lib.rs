@@ -1,1 +1,26 @@
 //! The gateway process: a prefix-aware load-balancing reverse proxy for LLM inference engines.
+//!
+//! Modules, in the order a request meets them:
+//!
+//! 1. [`gateway`] accepts the connection and takes the request through its phases;
+//! 2. [`openai`] says what kind of call it is;
+//! 3. [`pool`] holds the endpoints of one model, and asks `larder-routing` which of them to use;
+//! 4. [`upstream`] carries the request to the chosen engine;
+//! 5. [`usage`] reads from the answer what the engine found in its cache.
+//!
+//! Beside the path: [`app`] puts the process together from a [`config`], [`health`] watches the engines,
+//! [`admin`] and [`metrics`] show what is going on, [`drain`] ends it.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod config;
+pub mod drain;
+pub mod gateway;
+pub mod health;
+pub mod logging;
+pub mod metrics;
+pub mod openai;
+pub mod pool;
+pub mod upstream;
+pub mod usage;

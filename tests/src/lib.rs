@@ -1,1 +1,5 @@
-//! What crosses a process or package boundary: the harness and the integration tests.
+//! The harness of the integration tests: real processes on loopback, each on a port of its own, ended with the test.
+
+pub mod client;
+pub mod program;
+pub mod world;

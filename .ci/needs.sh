@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# What the build and the tests need beyond Rust, installed by package name where it is missing.
+# Sourced by tests/run and bench/demo.
+
+# need PROGRAM PACKAGE...: installs the packages unless the program is there.
+need() {
+    local program=$1
+    shift
+    command -v "$program" >/dev/null 2>&1 && return 0
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "missing: $program. This machine has no apt-get; install it ($* in Debian) and run this again." >&2
+        exit 1
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "missing: $program. As root: apt-get install $*" >&2
+            exit 1
+        fi
+        as_root=(sudo)
+    fi
+    echo "installing $* (for $program)" >&2
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null 2>&1; then
+        "${as_root[@]}" apt-get update -qq >&2
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
+    fi
+}
+
+# What a build needs: pingora compiles zlib-ng and zstd from source.
+need_build() {
+    if ! command -v cargo >/dev/null 2>&1; then
+        echo "missing: cargo. Install Rust (1.95 or newer) first; rustup is the usual way." >&2
+        exit 1
+    fi
+    need cc gcc libc6-dev
+    need c++ g++
+    need make make
+    need cmake cmake
+}

@@ -1,0 +1,155 @@
+//! The admin listener: is the process alive, is it ready, what are its numbers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower::ServiceBuilder;
+
+use crate::drain::Drain;
+use crate::gateway::body::BodyBudget;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+
+/// Admin calls served at once: a scraper and a person; more waits.
+const CONCURRENT_MAX: usize = 16;
+/// Longest an admin call may take.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a request's head.
+const HEADER_MAX: Duration = Duration::from_secs(10);
+
+/// What the admin listener shows.
+pub struct Admin {
+    /// All pools.
+    pub pools: Vec<Arc<Pool>>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process ends.
+    pub drain: Arc<Drain>,
+    /// Bytes of bodies held.
+    pub budget: Arc<BodyBudget>,
+    /// How many endpoints have been checked at least once.
+    pub checked: watch::Receiver<usize>,
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not served here; use GET\n"));
+        }
+        match path {
+            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => match self.not_ready() {
+                None => text(StatusCode::OK, "ready\n".to_owned()),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
+            "/metrics" => self.metrics_text(),
+            _ => text(StatusCode::NOT_FOUND, "known paths: /healthz /readyz /metrics\n".to_owned()),
+        }
+    }
+
+    /// Why no traffic should be sent here, if none should.
+    fn not_ready(&self) -> Option<String> {
+        if self.drain.is_ending() {
+            return Some("draining".to_owned());
+        }
+        let endpoints: usize = self.pools.iter().map(|p| p.endpoints().len()).sum();
+        let checked = *self.checked.borrow();
+        if checked < endpoints {
+            return Some(format!("{checked} of {endpoints} endpoints checked so far"));
+        }
+        let without = self
+            .pools
+            .iter()
+            .find(|p| !p.endpoints().iter().any(|e| e.healthy.load(std::sync::atomic::Ordering::Relaxed)))?;
+        Some(format!("no endpoint of `{}` is healthy", without.model))
+    }
+
+    fn metrics_text(&self) -> Response<Full<Bytes>> {
+        for pool in &self.pools {
+            pool.export();
+        }
+        self.metrics.buffered_body_bytes.set(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
+        self.metrics.connections.set(i64::try_from(self.drain.connections()).unwrap_or(i64::MAX));
+        let mut response = Response::new(Full::new(Bytes::from(self.metrics.text())));
+        let form = HeaderValue::from_static("text/plain; version=0.0.4");
+        response.headers_mut().insert(CONTENT_TYPE, form);
+        response
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// The admin listener as a service of the process.
+pub struct AdminService {
+    admin: Arc<Admin>,
+    listener: Mutex<Option<std::net::TcpListener>>,
+}
+
+impl AdminService {
+    /// Serves `admin` on a listener that is bound already and does not block.
+    pub fn new(admin: Admin, listener: std::net::TcpListener) -> Self {
+        Self { admin: Arc::new(admin), listener: Mutex::new(Some(listener)) }
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let admin = Arc::clone(&self.admin);
+        let service = ServiceBuilder::new().concurrency_limit(CONCURRENT_MAX).service(tower::service_fn(
+            move |request: Request<Incoming>| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri().path())) }
+            },
+        ));
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!(error = %e, "admin connection not accepted");
+                    // Out of file descriptors, most likely: trying at once again would only spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(async move {
+                let mut http = hyper::server::conn::http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+                let serving = http.serve_connection(TokioIo::new(stream), service);
+                // A scraper keeps its connection; one that hangs in a call is cut.
+                let _ = tokio::time::timeout(CALL_MAX * 360, serving).await;
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for AdminService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let Some(listener) = self.listener.lock().take() else { return };
+        match TcpListener::from_std(listener) {
+            Ok(listener) => tokio::select! {
+                () = self.accept(listener) => {}
+                _ = shutdown.wait_for(|ending| *ending) => {}
+            },
+            Err(e) => tracing::error!(error = %e, "admin listener cannot be used"),
+        }
+    }
+}

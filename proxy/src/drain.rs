@@ -1,0 +1,104 @@
+//! The end of the process: refuse new connections, let what runs finish, then go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+/// Whether the process is ending, and how many connections still run.
+#[derive(Debug)]
+pub struct Drain {
+    ending: watch::Sender<bool>,
+    connections: AtomicUsize,
+    emptied: Notify,
+    limit: Duration,
+}
+
+impl Drain {
+    /// A drain that waits at most `limit` for what runs.
+    pub fn new(limit: Duration) -> Arc<Self> {
+        let (ending, _) = watch::channel(false);
+        Arc::new(Self { ending, connections: AtomicUsize::new(0), emptied: Notify::new(), limit })
+    }
+
+    /// Whether the process is ending.
+    pub fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Turns to `true` once, when the process begins to end.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
+    /// Counts a connection until the answer is dropped.
+    pub fn connection(self: &Arc<Self>) -> Running {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        Running(Arc::clone(self))
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    async fn run(&self) {
+        self.ending.send_replace(true);
+        let running = self.connections();
+        tracing::info!(running, limit_s = self.limit.as_secs(), "draining");
+        let empty = async {
+            loop {
+                let emptied = self.emptied.notified();
+                if self.connections() == 0 {
+                    return;
+                }
+                emptied.await;
+            }
+        };
+        match tokio::time::timeout(self.limit, empty).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => {
+                tracing::warn!(cut = self.connections(), "drain limit reached, cutting what still runs")
+            }
+        }
+    }
+}
+
+/// One connection being served.
+#[derive(Debug)]
+pub struct Running(Arc<Drain>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.emptied.notify_waiters();
+        }
+    }
+}
+
+/// Tells pingora when to stop: after a drain on SIGTERM or SIGINT, at once on a second one.
+#[derive(Debug)]
+pub struct DrainSignals(pub Arc<Drain>);
+
+#[async_trait]
+impl ShutdownSignalWatch for DrainSignals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("signals cannot be watched; stop the process with SIGKILL");
+            return std::future::pending().await;
+        };
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tokio::select! {
+            () = self.0.run() => {}
+            _ = term.recv() => tracing::warn!("second signal, not waiting"),
+            _ = int.recv() => tracing::warn!("second signal, not waiting"),
+        }
+        // The drain has waited; nothing is left for pingora to wait for.
+        ShutdownSignal::FastShutdown
+    }
+}

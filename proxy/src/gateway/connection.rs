@@ -1,0 +1,334 @@
+//! One client connection, from accept to close.
+//!
+//! hyper can limit the time for a request head, but it counts from the end of the previous request, so that it
+//! would cut idle connections too, and it arms a timer for each request. Here one timer a connection looks after
+//! it: it fires, sees what the connection is doing, and is set again.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use pingora::protocols::Stream;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+use super::interim::{ClientIo, Interim};
+use super::response::GatewayBody;
+
+/// Limits of a client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest time from the first byte of a request head to its last.
+    pub header: Duration,
+    /// Longest time between two requests.
+    pub keepalive: Duration,
+}
+
+/// The codecs of both protocol versions, with their limits.
+#[derive(Clone)]
+pub struct Server {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    limits: Limits,
+}
+
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Flow-control windows of HTTP/2: a prompt of 4 MB in the default windows of 64 KiB is sixty round trips.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+impl Server {
+    /// A server with `limits`, and request heads of at most `max_header_bytes`.
+    pub fn new(limits: Limits, max_header_bytes: usize) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.header_read_timeout(None).max_header_size(max_header_bytes);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        Self { http1, http2, limits }
+    }
+
+    /// Serves the requests of one connection with `answer`, until the client goes, a limit is passed, or `ending`
+    /// turns true and the last answer is out.
+    pub async fn serve<F, R>(&self, mut stream: Stream, ending: watch::Receiver<bool>, answer: F)
+    where
+        F: Fn(Request<Incoming>) -> R,
+        R: Future<Output = Response<GatewayBody>> + Send + 'static,
+    {
+        let opening = tokio::time::timeout(self.limits.keepalive, read_opening(&mut stream));
+        let Ok(Ok(first)) = opening.await else { return };
+        let interim = Interim::default();
+        let activity = Arc::new(Activity::new());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            let active = activity.begin();
+            if request.version() == Version::HTTP_11 {
+                request.extensions_mut().insert(interim.clone());
+            }
+            let answering = answer(request);
+            async move { Ok::<_, Infallible>(answering.await.map(|body| Watched { body, _active: active })) }
+        });
+        let is_http2 = first == PREFACE;
+        let io =
+            WatchedIo { inner: TokioIo::new(stream), first: first.freeze(), activity: Arc::clone(&activity) };
+        let watching = Watching { activity: &activity, limits: self.limits, ending };
+        if is_http2 {
+            watching.run(self.http2.serve_connection(io, service)).await;
+        } else {
+            watching.run(self.http1.serve_connection(ClientIo::new(io, interim.clone()), service)).await;
+        }
+    }
+}
+
+/// Reads what tells the protocol version: the preface of HTTP/2, or the first bytes that are not it.
+async fn read_opening(stream: &mut Stream) -> io::Result<BytesMut> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let mut limited = stream.take((PREFACE.len() - first.len()) as u64);
+        if limited.read_buf(&mut first).await? == 0 {
+            break;
+        }
+    }
+    Ok(first)
+}
+
+/// Looks after a connection while its codec serves it.
+struct Watching<'a> {
+    activity: &'a Activity,
+    limits: Limits,
+    ending: watch::Receiver<bool>,
+}
+
+impl Watching<'_> {
+    async fn run<C: GracefulConnection<Error = hyper::Error>>(mut self, connection: C) {
+        tokio::pin!(connection);
+        let mut told = false;
+        let timer = tokio::time::sleep(self.limits.header.min(self.limits.keepalive));
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "client connection ended");
+                    }
+                    return;
+                }
+                () = timer.as_mut() => match self.activity.look(self.limits) {
+                    Look::Again(after) => timer.as_mut().reset(tokio::time::Instant::now() + after),
+                    Look::Close(why) => {
+                        tracing::debug!(why, "client connection closed");
+                        return;
+                    }
+                },
+                _ = self.ending.wait_for(|ending| *ending), if !told => {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// What a connection is doing. Times are milliseconds since its start, plus one; 0: not so.
+#[derive(Debug)]
+struct Activity {
+    start: Instant,
+    active: AtomicUsize,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+}
+
+#[derive(Debug, PartialEq)]
+enum Look {
+    Again(Duration),
+    Close(&'static str),
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            active: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// Bytes came: if no request is being answered, they begin one.
+    fn read(&self) {
+        if self.active.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A request's head is complete.
+    fn begin(self: &Arc<Self>) -> Active {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+        Active(Arc::clone(self))
+    }
+
+    fn look(&self, limits: Limits) -> Look {
+        let shortest = limits.header.min(limits.keepalive);
+        if self.active.load(Ordering::Relaxed) > 0 {
+            return Look::Again(shortest);
+        }
+        let (since, limit, why) = match self.head_since.load(Ordering::Relaxed) {
+            0 => (self.idle_since.load(Ordering::Relaxed), limits.keepalive, "idle"),
+            head => (head, limits.header, "request head too slow"),
+        };
+        let elapsed = Duration::from_millis(self.now().saturating_sub(since));
+        match limit.checked_sub(elapsed) {
+            Some(left) if !left.is_zero() => Look::Again(left.min(shortest)),
+            _ => Look::Close(why),
+        }
+    }
+}
+
+/// A request being answered.
+#[derive(Debug)]
+struct Active(Arc<Activity>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body that keeps its connection active to its end.
+struct Watched {
+    body: GatewayBody,
+    _active: Active,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that notes when bytes come.
+struct WatchedIo<T> {
+    inner: T,
+    /// Read already, to be read first.
+    first: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl<T: Read + Unpin> Read for WatchedIo<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let len = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(len));
+            self.activity.read();
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = read {
+            self.activity.read();
+        }
+        read
+    }
+}
+
+impl<T: Write + Unpin> Write for WatchedIo<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { header: Duration::from_secs(30), keepalive: Duration::from_secs(75) };
+
+    fn aged(by: Duration) -> Activity {
+        let mut activity = Activity::new();
+        activity.start = Instant::now().checked_sub(by).unwrap();
+        activity
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_after_keepalive_only() {
+        assert!(matches!(aged(Duration::from_secs(40)).look(LIMITS), Look::Again(_)));
+        assert_eq!(aged(Duration::from_secs(76)).look(LIMITS), Look::Close("idle"));
+    }
+
+    #[test]
+    fn a_slow_head_is_closed_after_the_header_limit() {
+        let activity = aged(Duration::from_secs(31));
+        activity.head_since.store(1, Ordering::Relaxed);
+        assert_eq!(activity.look(LIMITS), Look::Close("request head too slow"));
+    }
+
+    #[test]
+    fn a_long_answer_is_never_cut() {
+        let activity = Arc::new(aged(Duration::from_secs(10_000)));
+        let active = activity.begin();
+        assert!(matches!(activity.look(LIMITS), Look::Again(_)));
+        drop(active);
+        assert!(matches!(activity.look(LIMITS), Look::Again(_)), "idle time counts from the answer's end");
+    }
+}

@@ -1,0 +1,109 @@
+//! Every refusal of the gateway, as the OpenAI API words it.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+
+use super::body::BodyError;
+use crate::upstream::UpstreamError;
+
+/// Why the gateway itself answers, instead of an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The body was not taken.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// No pool serves the model.
+    #[error("the model `{model}` is not served here; known models: {known}")]
+    UnknownModel {
+        /// The model that the request names.
+        model: String,
+        /// The models that are served, in words.
+        known: String,
+    },
+    /// Several pools exist and nothing says which is meant.
+    #[error("the request names no model; name one of: {known} ({why})")]
+    NoModel {
+        /// The models that are served, in words.
+        known: String,
+        /// Why none could be read.
+        why: String,
+    },
+    /// A method that the path does not have.
+    #[error("{method} is not a method of {path}; use {allowed}")]
+    Method {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: &'static str,
+        /// What the path has.
+        allowed: &'static str,
+    },
+    /// CONNECT would make the gateway an open proxy.
+    #[error("CONNECT is not served")]
+    Connect,
+    /// No endpoint may be chosen.
+    #[error("no endpoint of `{model}` can take the request: {why}")]
+    NoEndpoint {
+        /// The pool's model.
+        model: String,
+        /// Why each was passed over.
+        why: String,
+    },
+    /// The engine failed before its answer began.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+impl GatewayError {
+    /// The status, `type` and `code` of the answer.
+    fn terms(&self) -> (StatusCode, &'static str, &'static str) {
+        const CLIENT: &str = "invalid_request_error";
+        match self {
+            Self::Body(BodyError::TooLarge { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large")
+            }
+            Self::Body(BodyError::Budget { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "body_budget_exhausted")
+            }
+            Self::Body(BodyError::Slow { .. }) => (StatusCode::REQUEST_TIMEOUT, CLIENT, "body_timeout"),
+            Self::Body(BodyError::Broken(_)) => (StatusCode::BAD_REQUEST, CLIENT, "body_unreadable"),
+            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, CLIENT, "model_not_found"),
+            Self::NoModel { .. } => (StatusCode::BAD_REQUEST, CLIENT, "model_missing"),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
+            Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "connect_refused"),
+            Self::NoEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_endpoint"),
+            Self::Upstream(UpstreamError::FirstByte { .. }) => {
+                (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_timeout")
+            }
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "server_error", "engine_unreachable"),
+        }
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.terms().0
+    }
+
+    /// Seconds after which the same request may fare better, where waiting helps.
+    fn retry_after_s(&self) -> Option<u32> {
+        matches!(self, Self::NoEndpoint { .. } | Self::Body(BodyError::Budget { .. })).then_some(1)
+    }
+
+    /// The answer: `{"error": {"message", "type", "param", "code"}}`.
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let (status, kind, code) = self.terms();
+        let param = matches!(self, Self::UnknownModel { .. } | Self::NoModel { .. }).then_some("model");
+        let body = serde_json::json!({
+            "error": {"message": self.to_string(), "type": kind, "param": param, "code": code}
+        });
+        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

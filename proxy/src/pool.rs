@@ -1,0 +1,323 @@
+//! The endpoints of one model, and the choice among them.
+//!
+//! The decision itself is `larder-routing`'s, a pure state machine behind one lock that is held for microseconds:
+//! prompts are hashed before it is taken, and nothing under it waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use larder_identity::{ChainHasher, HasherSettings, PromptChain, ToolsOrder};
+use larder_routing::{
+    Decision, EndpointId, EndpointState, Fleet, NoEndpoint, Now, Outcome, RouteRequest, Settings, Ticket,
+};
+use parking_lot::Mutex;
+
+use crate::metrics::{EndpointMetrics, Metrics};
+use crate::upstream::Upstream;
+use crate::usage::Usage;
+
+/// One engine instance that can be chosen.
+pub struct Endpoint {
+    /// Its name in metrics, logs and `x-larder-endpoint`.
+    pub name: String,
+    /// The same, as a header value.
+    pub header: HeaderValue,
+    /// The connections to it.
+    pub upstream: Upstream,
+    /// Its number in the fleet.
+    pub id: EndpointId,
+    /// The models it last said it serves, as raw cards of its `/v1/models`.
+    pub models: ArcSwap<Vec<ModelCard>>,
+    /// Its counters.
+    pub metrics: EndpointMetrics,
+    /// Whether health checks found it able to answer; an endpoint not checked yet counts as able.
+    pub healthy: AtomicBool,
+}
+
+/// A model as an engine lists it.
+#[derive(Clone, Debug)]
+pub struct ModelCard {
+    /// Its id.
+    pub id: String,
+    /// The whole object.
+    pub card: serde_json::Value,
+}
+
+/// The endpoints that serve one model.
+pub struct Pool {
+    /// The model's name, and the pool's.
+    pub model: String,
+    /// Other names that clients may use for it.
+    pub aliases: Vec<String>,
+    /// Hashes this pool's prompts.
+    pub hasher: ChainHasher,
+    /// Where its chat template renders tools: pools of one order share their hashes.
+    pub tools_order: ToolsOrder,
+    endpoints: Vec<Arc<Endpoint>>,
+    fleet: Mutex<Fleet>,
+    origin: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// What an [`Endpoint`] is made from.
+pub struct EndpointPlan {
+    /// Its name.
+    pub name: String,
+    /// The connections to it.
+    pub upstream: Upstream,
+    /// Its KV capacity in tokens, where the operator says it.
+    pub kv_tokens: Option<u64>,
+}
+
+/// What is asked of a pool.
+pub struct Wanted<'a> {
+    /// The prompt, where it has a chain.
+    pub prompt: Option<&'a PromptChain>,
+    /// What identifies the client's session, where something does.
+    pub session: Option<u64>,
+    /// Whether the client asked for a stream, so that the first token will be seen.
+    pub streamed: bool,
+    /// Endpoints that must not be chosen (again).
+    pub exclude: &'a [EndpointId],
+}
+
+impl Pool {
+    /// A pool of `model`, with `plans` for its endpoints.
+    pub fn new(
+        (model, aliases): (String, Vec<String>),
+        plans: Vec<EndpointPlan>,
+        hashing: HasherSettings,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let origin = Instant::now();
+        let mut fleet = Fleet::new(settings);
+        let endpoints = plans
+            .into_iter()
+            .map(|plan| {
+                let id = fleet.add_endpoint(&plan.name, Now::ZERO);
+                if let Some(tokens) = plan.kv_tokens {
+                    fleet.set_kv_tokens(id, tokens);
+                }
+                Arc::new(Endpoint {
+                    header: HeaderValue::from_str(&plan.name)
+                        .unwrap_or_else(|_| HeaderValue::from_static("-")),
+                    metrics: metrics.endpoint(&model, &plan.name),
+                    name: plan.name,
+                    upstream: plan.upstream,
+                    id,
+                    models: ArcSwap::default(),
+                    healthy: AtomicBool::new(true),
+                })
+            })
+            .collect();
+        let tools_order = hashing.tools_order;
+        let hasher = ChainHasher::new(hashing);
+        Arc::new(Self {
+            model,
+            aliases,
+            hasher,
+            tools_order,
+            endpoints,
+            fleet: Mutex::new(fleet),
+            origin,
+            metrics,
+        })
+    }
+
+    /// Its endpoints.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// Whether clients may call its model `name`: by config, or because an engine lists it (an adapter).
+    pub fn serves(&self, name: &str) -> bool {
+        self.is_own_name(name) || self.endpoints.iter().any(|e| lists(e, name))
+    }
+
+    fn is_own_name(&self, name: &str) -> bool {
+        self.model == name || self.aliases.iter().any(|a| a == name)
+    }
+
+    /// Endpoints that cannot serve `name`: an adapter that some engines list and others do not.
+    pub fn not_serving(&self, name: &str) -> Vec<EndpointId> {
+        if self.is_own_name(name) {
+            return Vec::new();
+        }
+        self.endpoints.iter().filter(|e| !lists(e, name)).map(|e| e.id).collect()
+    }
+
+    /// Chooses an endpoint and counts the request as its load, until the [`InFlight`] goes.
+    ///
+    /// # Errors
+    /// No endpoint may be chosen; says why.
+    pub fn route(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Result<InFlight, NoEndpoint> {
+        let request = RouteRequest {
+            chain: wanted.prompt.map_or(&[], |p| p.elements()),
+            run_bytes: wanted.prompt.map_or(0, |p| p.run_bytes().get().try_into().unwrap_or(u32::MAX)),
+            prompt_bytes: wanted.prompt.map_or(0, |p| p.bytes()),
+            media: wanted.prompt.map_or(0, |p| p.media()),
+            session: wanted.session,
+            streamed: wanted.streamed,
+            exclude: wanted.exclude,
+        };
+        let now = self.now();
+        let routed = self.fleet.lock().route(&request, now);
+        let Decision { ticket, endpoint, reason, matched_tokens, .. } = routed?;
+        self.metrics.decided(&self.model, reason.label());
+        Ok(InFlight {
+            pool: Arc::clone(self),
+            endpoint: Arc::clone(self.endpoint(endpoint)),
+            ticket: Some(ticket),
+            arrived,
+            matched_tokens,
+            has_prompt: wanted.prompt.is_some(),
+        })
+    }
+
+    /// Records what a health check found.
+    pub fn set_healthy(&self, endpoint: &Endpoint, healthy: bool) {
+        if endpoint.healthy.swap(healthy, Ordering::Relaxed) == healthy {
+            return;
+        }
+        let state = if healthy {
+            tracing::info!(pool = self.model, endpoint = endpoint.name, "endpoint is back");
+            EndpointState::Available
+        } else {
+            EndpointState::Unavailable("failed its health checks".into())
+        };
+        self.fleet.lock().set_state(endpoint.id, state);
+    }
+
+    /// Records the KV capacity that an engine reports, in tokens.
+    pub fn set_kv_tokens(&self, endpoint: &Endpoint, tokens: u64) {
+        self.fleet.lock().set_kv_tokens(endpoint.id, tokens);
+    }
+
+    /// Forgets what an engine held: it has restarted.
+    pub fn restarted(&self, endpoint: &Endpoint) {
+        tracing::info!(
+            pool = self.model,
+            endpoint = endpoint.name,
+            "engine restarted, its cache counts as empty"
+        );
+        self.fleet.lock().cleared(endpoint.id);
+    }
+
+    /// Writes the pool's gauges.
+    pub fn export(&self) {
+        let stats = self.fleet.lock().snapshot(self.now());
+        let m = &self.metrics;
+        let pool = self.model.as_str();
+        for (endpoint, e) in self.endpoints.iter().zip(&stats.endpoints) {
+            let labels = &[pool, endpoint.name.as_str()];
+            m.in_flight.with_label_values(labels).set(gauge(e.in_flight));
+            m.uncached_tokens_in_flight.with_label_values(labels).set(gauge(e.uncached_tokens));
+            m.index_elements.with_label_values(labels).set(gauge(e.elements));
+            m.kv_capacity_tokens.with_label_values(labels).set(gauge(e.kv_tokens));
+            m.endpoint_up.with_label_values(labels).set(i64::from(endpoint.healthy.load(Ordering::Relaxed)));
+        }
+        m.index_bytes.with_label_values(&[pool]).set(gauge(stats.index_bytes));
+        m.shadow_price.with_label_values(&[pool]).set(stats.price);
+        m.bytes_per_token.with_label_values(&[pool]).set(stats.bytes_per_token);
+    }
+
+    fn endpoint(&self, id: EndpointId) -> &Arc<Endpoint> {
+        self.endpoints.iter().find(|e| e.id == id).expect("the fleet knows only this pool's endpoints")
+    }
+
+    fn now(&self) -> Now {
+        Now::from(self.origin.elapsed())
+    }
+
+    fn finish(&self, ticket: Ticket, outcome: Outcome) {
+        self.fleet.lock().finish(ticket, outcome, self.now());
+    }
+}
+
+fn lists(endpoint: &Endpoint, name: &str) -> bool {
+    endpoint.models.load().iter().any(|m| m.id == name)
+}
+
+fn gauge(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+/// A request that counts as an endpoint's load. However it goes, the load is released exactly once.
+pub struct InFlight {
+    pool: Arc<Pool>,
+    endpoint: Arc<Endpoint>,
+    ticket: Option<Ticket>,
+    arrived: Instant,
+    matched_tokens: u64,
+    has_prompt: bool,
+}
+
+impl InFlight {
+    /// Prompt tokens that the endpoint is expected to hold.
+    pub fn matched_tokens(&self) -> u64 {
+        self.matched_tokens
+    }
+
+    /// Where the request went.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The first token of a streamed answer came.
+    pub fn first_token(&self) {
+        self.pool.metrics.first_token(&self.pool.model, self.arrived.elapsed());
+        if let Some(ticket) = &self.ticket {
+            self.pool.fleet.lock().first_token(ticket, self.pool.now());
+        }
+    }
+
+    /// The answer came to its end.
+    pub fn completed(mut self, usage: Option<Usage>) {
+        let m = &self.endpoint.metrics;
+        match usage {
+            Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) => {
+                m.prompt_tokens.inc_by(prompt_tokens);
+                m.actual_cached_tokens.inc_by(cached);
+                m.predicted_cached_tokens.inc_by(self.matched_tokens.min(prompt_tokens));
+            }
+            _ if self.has_prompt => m.usage_missing.inc(),
+            _ => {}
+        }
+        let usage = usage.map(|u| larder_routing::Usage {
+            prompt_tokens: u.prompt_tokens,
+            cached_tokens: u.cached_tokens,
+        });
+        self.settle(Outcome::Completed { usage });
+    }
+
+    /// The engine answered with an error, or could not be reached: it did nothing for the prompt.
+    pub fn failed(mut self) {
+        self.settle(Outcome::FailedBeforeFirstByte);
+    }
+
+    /// The answer broke off.
+    pub fn broken(mut self, error: &hyper::Error) {
+        self.endpoint.metrics.broken_answers.inc();
+        tracing::warn!(endpoint = self.endpoint.name, %error, "the answer broke off");
+        self.settle(Outcome::Aborted);
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        if let Some(ticket) = self.ticket.take() {
+            self.pool.finish(ticket, outcome);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.pool.metrics.client_aborts.inc();
+            self.settle(Outcome::Aborted);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The way to one engine: pingora's transport, hyper's HTTP/1.1 on top, idle connections kept.
+//!
+//! pingora connects (time limits, socket options, later TLS); hyper is the codec, so that head and body leave
+//! in one vectored write and the many rules of HTTP/1.1 are kept by a library that many people test.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use pingora::connectors::TransportConnector;
+use pingora::upstreams::peer::BasicPeer;
+
+/// An idle connection older than this is not trusted with a request: engines' HTTP servers close idle
+/// connections (uvicorn, under vLLM and SGLang, after 5 s by default), and a request that races with that
+/// close is lost or must be sent twice.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// The body of every request to an engine: the client's bytes, whole and unchanged.
+pub type Body = Full<Bytes>;
+
+/// Why an exchange with an engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection could be had: the engine has seen nothing, so another may be asked.
+    #[error("cannot connect to {authority}: {reason}")]
+    Connect {
+        /// `host:port` of the engine.
+        authority: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The request was, or may have been, sent: asking again could make an engine do the work twice.
+    #[error("{authority} closed the exchange before its answer began: {reason}")]
+    Exchange {
+        /// `host:port` of the engine.
+        authority: String,
+        /// What the codec said.
+        reason: String,
+    },
+    /// The engine did not begin its answer in time.
+    #[error("{authority} sent no answer within {limit_s} s")]
+    FirstByte {
+        /// `host:port` of the engine.
+        authority: String,
+        /// The limit, seconds.
+        limit_s: u64,
+    },
+}
+
+/// An exchange that did not start.
+pub struct SendFailed {
+    /// Why.
+    pub error: UpstreamError,
+    /// The request, where the engine surely saw nothing of it: another may be asked.
+    pub unsent: Option<Box<Request<Body>>>,
+}
+
+struct Idle {
+    sender: SendRequest<Body>,
+    since: Instant,
+}
+
+/// The connections to one engine.
+pub struct Upstream {
+    authority: String,
+    connect_timeout: Duration,
+    first_byte_timeout: Duration,
+    idle_limit: usize,
+    idle: Mutex<Vec<Idle>>,
+    open: AtomicUsize,
+}
+
+/// The limits of an [`Upstream`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest wait for a connection.
+    pub connect: Duration,
+    /// Longest wait for the head of the answer.
+    pub first_byte: Duration,
+    /// Most idle connections kept for one engine.
+    pub idle: usize,
+}
+
+impl Upstream {
+    /// The connections to the engine at `authority` (`host:port`); none is opened yet.
+    pub fn new(authority: String, limits: Limits) -> Self {
+        Self {
+            authority,
+            connect_timeout: limits.connect,
+            first_byte_timeout: limits.first_byte,
+            idle_limit: limits.idle,
+            idle: Mutex::new(Vec::new()),
+            open: AtomicUsize::new(0),
+        }
+    }
+
+    /// `host:port` of the engine.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Idle connections now, and those opened so far.
+    pub fn connections(&self) -> (usize, usize) {
+        (self.idle.lock().len(), self.open.load(Ordering::Relaxed))
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    ///
+    /// A kept connection that proves closed before anything was written is replaced by a new one; nothing is
+    /// ever sent twice.
+    ///
+    /// # Errors
+    /// See [`SendFailed`]: it gives the request back where the engine surely saw nothing of it.
+    pub async fn send(
+        &self,
+        transport: &TransportConnector,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Connection), SendFailed> {
+        while let Some(mut sender) = self.take_idle().await {
+            match self.exchange(&mut sender, request).await {
+                Ok(response) => return Ok((response, Connection { sender })),
+                Err(SendFailed { unsent: Some(back), .. }) => request = *back,
+                Err(failed) => return Err(failed),
+            }
+        }
+        match self.connect(transport).await {
+            Ok(mut sender) => {
+                let response = self.exchange(&mut sender, request).await?;
+                Ok((response, Connection { sender }))
+            }
+            Err(error) => Err(SendFailed { error, unsent: Some(Box::new(request)) }),
+        }
+    }
+
+    /// Keeps a connection whose answer has been read to its end.
+    pub fn keep(&self, connection: Connection) {
+        if connection.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < self.idle_limit {
+            idle.push(Idle { sender: connection.sender, since: Instant::now() });
+        }
+    }
+
+    async fn take_idle(&self) -> Option<SendRequest<Body>> {
+        loop {
+            let idle = self.idle.lock().pop()?;
+            if idle.since.elapsed() > IDLE_MAX {
+                // The youngest is too old, so all are.
+                self.idle.lock().clear();
+                return None;
+            }
+            let mut sender = idle.sender;
+            // The last answer has been read to its end, so the codec is ready, or about to be, or closed.
+            if sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        sender: &mut SendRequest<Body>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, SendFailed> {
+        let authority = self.authority.clone();
+        match tokio::time::timeout(self.first_byte_timeout, sender.try_send_request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(mut e)) => {
+                let reason = causes(e.error());
+                let unsent = e.take_message().map(Box::new);
+                let error = match unsent {
+                    Some(_) => UpstreamError::Connect { authority, reason },
+                    None => UpstreamError::Exchange { authority, reason },
+                };
+                Err(SendFailed { error, unsent })
+            }
+            Err(_) => {
+                let limit_s = self.first_byte_timeout.as_secs();
+                Err(SendFailed { error: UpstreamError::FirstByte { authority, limit_s }, unsent: None })
+            }
+        }
+    }
+
+    async fn connect(&self, transport: &TransportConnector) -> Result<SendRequest<Body>, UpstreamError> {
+        let fail = |reason: String| UpstreamError::Connect { authority: self.authority.clone(), reason };
+        let connecting = async {
+            let address = tokio::net::lookup_host(&self.authority)
+                .await
+                .map_err(|e| e.to_string())?
+                .next()
+                .ok_or_else(|| "the name has no address".to_owned())?;
+            let mut peer = BasicPeer::new(&address.to_string());
+            peer.options.connection_timeout = Some(self.connect_timeout);
+            let stream = transport.new_stream(&peer).await.map_err(|e| e.to_string())?;
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())
+        };
+        let (sender, driver) = tokio::time::timeout(self.connect_timeout, connecting)
+            .await
+            .map_err(|_| fail(format!("no connection within {} ms", self.connect_timeout.as_millis())))?
+            .map_err(fail)?;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            if let Err(e) = driver.await {
+                tracing::debug!(error = %e, "connection to an engine ended");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+/// An error and what caused it, in one line: hyper's own message alone hides the reason.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// A connection in use. Dropped, it closes, which tells the engine to stop generating; kept with
+/// [`Upstream::keep`], it serves the next request.
+pub struct Connection {
+    sender: SendRequest<Body>,
+}
