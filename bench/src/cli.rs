@@ -111,9 +111,9 @@ pub struct ReplayArgs {
     /// KV block of the engines, in tokens
     #[arg(long, value_name = "T", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub engine_block_tokens: u64,
-    /// Tokens that an engine prefills in one step at most
-    #[arg(long, value_name = "T", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..))]
-    pub max_batched_tokens: u64,
+    /// Tokens that an engine prefills in one step at most [default: a quarter of a trace second of prefill]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    pub max_batched_tokens: Option<u64>,
     /// Trace seconds that an engine needs for one decode step
     #[arg(long, value_name = "S", default_value = "0.0001", value_parser = positive)]
     pub decode_step_s: f64,

@@ -184,3 +184,6 @@ impl Shared {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,13 +155,13 @@ fn scale(
     }
     let live = live_sessions(args, trace, &mut warnings);
     let floor =
-        scale::kv_floor_tokens(trace, prose, bytes_per_token, args.output_tokens, args.max_batched_tokens);
+        scale::kv_floor_tokens(trace, prose, bytes_per_token, args.output_tokens, args.engine_block_tokens);
     let unique = trace.unique_blocks() * trace.block_tokens;
     let capacity = scale::capacity(unique, args.capacity, args.engines, args.engine_block_tokens, floor);
     if let Some(asked) = capacity.raised_from {
         warnings.push(format!(
-            "--capacity {}: {asked} KV tokens per engine cannot hold the largest request ({largest} tokens) and one \
-             step; using {}, which is {:.3} of the distinct blocks",
+            "--capacity {}: {asked} KV tokens per engine cannot hold the largest request ({largest} tokens); \
+             using {}, which is {:.3} of the distinct blocks",
             args.capacity, capacity.kv_tokens_per_engine, capacity.share
         ));
     }
@@ -173,16 +173,7 @@ fn scale(
                 .map_err(Error::Usage)?
         }
     };
-    let expected_s = scale::expected_length_s(trace, args.engines, live, rate);
-    // Never slower than life: a short trace simply ends early.
-    let time_scale = args.time_scale.unwrap_or((expected_s / args.duration_s).max(1.0));
-    if time_scale > TIME_SCALE_WARN {
-        warnings.push(format!(
-            "time scale {time_scale:.0}: a millisecond of this machine counts as {:.1} trace seconds in every TTFT; \
-             a longer --duration-s or a smaller --limit tells more",
-            time_scale / 1000.0
-        ));
-    }
+    let time_scale = time_scale(args, trace, live, rate, &mut warnings);
     let scale = Scale {
         trace: trace.name.clone(),
         format: trace.format,
@@ -199,13 +190,27 @@ fn scale(
         block_tokens: trace.block_tokens,
         engine_block_tokens: args.engine_block_tokens,
         prefill_tokens_per_s: rate,
-        max_batched_tokens: args.max_batched_tokens,
+        max_batched_tokens: args.max_batched_tokens.unwrap_or(scale::step_tokens(rate)),
         decode_step_s: args.decode_step_s,
         output_tokens: args.output_tokens,
         bytes_per_token,
         run_bytes: args.run_bytes,
     };
     Ok((scale, warnings))
+}
+
+/// As given, or such that the slowest policy fits the budget; never slower than life: a short trace simply ends early.
+fn time_scale(args: &ReplayArgs, trace: &Trace, live: usize, rate: f64, warnings: &mut Vec<String>) -> f64 {
+    let expected_s = scale::expected_length_s(trace, args.engines, live, rate);
+    let time_scale = args.time_scale.unwrap_or((expected_s / args.duration_s).max(1.0));
+    if time_scale > TIME_SCALE_WARN {
+        warnings.push(format!(
+            "time scale {time_scale:.0}: a millisecond of this machine counts as {:.1} trace seconds in every TTFT; \
+             a longer --duration-s or a smaller --limit tells more",
+            time_scale / 1000.0
+        ));
+    }
+    time_scale
 }
 
 /// K of the closed loop; 0 for an open loop.

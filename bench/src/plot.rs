@@ -88,7 +88,13 @@ where
         .x_label_area_size(34)
         .y_label_area_size(44)
         .build_cartesian_2d(0f64..runs.len() as f64, 0f64..100f64)?;
-    chart.configure_mesh().disable_x_mesh().x_labels(0).y_label_style((FONT, 13)).draw()?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(0)
+        .y_label_style((FONT, 13))
+        .y_label_formatter(&|y| format!("{y}"))
+        .draw()?;
     for (number, run) in runs.iter().enumerate() {
         let x = number as f64;
         let y = 100.0 * run.hit_rate.unwrap_or(0.0);
@@ -108,14 +114,21 @@ where
     };
     let all = || runs.iter().flat_map(|run| (0..TTFT.len()).map(|which| value(run, which)));
     let lowest = 10f64.powf(all().fold(1.0, f64::min).log10().floor());
-    let highest = all().fold(1.0, f64::max) * 2.0;
+    // Room above the highest bar for its number and the legend.
+    let highest = all().fold(1.0, f64::max) * 10.0;
     let mut chart = ChartBuilder::on(area)
         .caption("time to first token, trace seconds (log scale)", (FONT, 16))
         .margin(12)
         .x_label_area_size(34)
         .y_label_area_size(56)
         .build_cartesian_2d(0f64..runs.len() as f64, (lowest..highest).log_scale())?;
-    chart.configure_mesh().disable_x_mesh().x_labels(0).y_label_style((FONT, 13)).draw()?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(0)
+        .y_label_style((FONT, 13))
+        .y_label_formatter(&|y| format!("{y}"))
+        .draw()?;
     for (which, (name, color)) in TTFT.iter().enumerate() {
         let bars = runs.iter().enumerate().map(|(number, run)| {
             let x = number as f64 + 0.14 + 0.24 * which as f64;
@@ -132,7 +145,12 @@ where
             chart.draw_series([Text::new(text, (x, value(run, which) * 1.35), (FONT, 12))])?;
         }
     }
-    chart.configure_series_labels().label_font((FONT, 13)).background_style(WHITE.mix(0.8)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font((FONT, 13))
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
     names(area, &chart, runs)
 }
 

@@ -16,9 +16,16 @@ pub const PREFILL_TOKENS_PER_S_AND_SESSION: f64 = 625.0;
 pub const THINK_CAP_S: f64 = 300.0;
 /// Share of the sessions that is live by default: 200 of 567, the point that the public figures use.
 pub const LIVE_SHARE: f64 = 200.0 / 567.0;
-/// Share of input tokens that the slowest policy (round robin) prefills on agentic traces at 10 % capacity. Only used
-/// to choose a time scale that fits the wall budget.
-const SLOWEST_MISS_SHARE: f64 = 0.66;
+/// Length of a full engine step in trace seconds, from which its token budget follows: what 8,192 tokens (a common
+/// setting) take at the 31,250 tokens/s of the public point. A budget that were long beside a think time would make a
+/// cached request wait for the prefill of whoever shares its step.
+pub const STEP_S: f64 = 0.25;
+/// Smallest token budget of a step, so that a slow engine still takes several requests into one.
+pub const STEP_TOKENS_MIN: u64 = 256;
+/// Share of input tokens that the busiest engine of the slowest policy prefills, as if it were all engines': round robin
+/// misses 66-72 % of agentic traces at 10 % capacity, and its busiest engine has a third more than the mean. Only used to
+/// choose a time scale that fits the wall budget.
+const SLOWEST_MISS_SHARE: f64 = 0.9;
 
 /// KV capacity of one engine, and what it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -33,12 +40,12 @@ pub struct Capacity {
     pub raised_from: Option<u64>,
 }
 
-/// What the largest request and one step need at least, in KV tokens.
+/// What the largest request and its answer need at least, in KV tokens; `spare` covers what a block is not filled by.
 #[must_use]
-pub fn kv_floor_tokens(trace: &Trace, prose: &Prose, bytes_per_token: f64, output: u64, step: u64) -> u64 {
+pub fn kv_floor_tokens(trace: &Trace, prose: &Prose, bytes_per_token: f64, output: u64, spare: u64) -> u64 {
     let largest = trace.requests().map(|request| request.input_tokens).max().unwrap_or(0);
     let template = prose.messages(largest) * TEMPLATE_BYTES_PER_MESSAGE;
-    largest + (template as f64 / bytes_per_token).ceil() as u64 + output + step
+    largest + (template as f64 / bytes_per_token).ceil() as u64 + output + spare
 }
 
 /// Splits `share` of the trace's distinct tokens over `engines`, in whole engine blocks, at least `floor_tokens` each.
@@ -86,6 +93,12 @@ pub fn prefill_tokens_per_s(
             Ok(work as f64 / (engines as f64 * length_s * utilization))
         }
     }
+}
+
+/// Token budget of one engine step.
+#[must_use]
+pub fn step_tokens(prefill_tokens_per_s: f64) -> u64 {
+    ((prefill_tokens_per_s * STEP_S).round() as u64).max(STEP_TOKENS_MIN)
 }
 
 /// Arrival of the last request, in trace seconds (open loop).

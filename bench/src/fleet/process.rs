@@ -91,3 +91,6 @@ impl Process {
         Error::Process { name: self.name.clone(), what, logs: self.dir.clone(), tail }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,12 +33,17 @@ fn too_small_a_share_is_raised_to_the_largest_request_and_says_so() {
 }
 
 #[test]
-fn the_floor_is_the_largest_request_its_template_an_answer_and_a_step() {
+fn the_floor_is_the_largest_request_its_template_an_answer_and_a_block() {
     let trace =
         trace(Format::Agentic, vec![vec![request(0.0, 0.0, 100, &[1]), request(0.0, 0.0, 20_000, &[1])]]);
     let prose = Prose::new(1, 64, 0.25).unwrap();
     // 20,000 tokens are two messages (16,384 tokens each): 128 bytes of template, 512 tokens.
-    assert_eq!(kv_floor_tokens(&trace, &prose, 0.25, 2, 8192), 20_000 + 512 + 2 + 8192);
+    assert_eq!(kv_floor_tokens(&trace, &prose, 0.25, 2, 64), 20_000 + 512 + 2 + 64);
+}
+
+#[test]
+fn a_step_lasts_a_quarter_second_at_every_rate() {
+    assert_eq!((step_tokens(31_250.0), step_tokens(8000.0), step_tokens(1.0)), (7813, 2000, STEP_TOKENS_MIN));
 }
 
 #[test]
@@ -71,7 +76,7 @@ fn expected_length_covers_work_thinking_and_the_longest_session() {
     let long = trace(Format::Agentic, vec![thoughtful, vec![request(0.0, 0.0, 6400, &[1])]]);
     // Thinking is capped at 300 s a request; one session thinks 600 s, more than work and mean thinking.
     assert_eq!(expected_length_s(&long, 1, 2, 1e9), 600.0);
-    let expected = 0.66 * 19_200.0 / 2.0 + 600.0 / 2.0;
+    let expected = 0.9 * 19_200.0 / 2.0 + 600.0 / 2.0;
     assert!((expected_length_s(&long, 1, 2, 2.0) - expected).abs() < 1e-9);
 }
 
