@@ -10,6 +10,8 @@
 
 mod free_queue;
 #[cfg(test)]
+pub(crate) mod naive;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -24,7 +26,7 @@ pub struct BlockHash(pub u64);
 
 /// The number of a physical block, `0..blocks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockId(u32);
+pub struct BlockId(pub(crate) u32);
 
 impl BlockId {
     fn index(self) -> usize {
@@ -115,8 +117,7 @@ impl BlockCache {
     /// Takes a reference on each block of `found` and `fresh` blocks from the head of the free queue, appending
     /// all of them to `blocks` in that order. Takes nothing and returns false when there aren't enough.
     pub fn take(&mut self, found: &[BlockId], fresh: u32, blocks: &mut Vec<BlockId>) -> bool {
-        let revived = found.iter().filter(|id| self.references[id.index()] == 0).count() as u32;
-        if self.free.len() < revived + fresh {
+        if self.free.len() < self.idle_among(found) + fresh {
             return false;
         }
         blocks.reserve(found.len() + fresh as usize);
@@ -134,6 +135,11 @@ impl BlockCache {
             blocks.push(id);
         }
         true
+    }
+
+    /// How many of `blocks` are free, so that taking them uses the free queue up.
+    pub fn idle_among(&self, blocks: &[BlockId]) -> u32 {
+        blocks.iter().filter(|id| self.references[id.index()] == 0).count() as u32
     }
 
     /// Makes a held block findable under `hash`. A block that has a hash already keeps it.

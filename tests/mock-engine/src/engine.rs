@@ -19,10 +19,6 @@ pub(crate) use progress::{Progress, ProgressCell};
 use crate::config::Plan;
 use crate::scheduler::{Counters, Job, JobId, Refusal, Scheduler, Update};
 
-/// Wakes for stream grain only (no first token, no end) are at least this far apart: steps shorter than this
-/// are played together.
-const GRAIN: Duration = Duration::from_micros(500);
-
 /// Model time: real time since the start, times the scale.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
@@ -168,7 +164,7 @@ impl Engine {
     /// Wakes the thread if it would sleep past the next event.
     fn replan(&self, inner: &Inner) {
         let Some(wake) = inner.scheduler.next_wake() else { return };
-        if inner.planned.is_none_or(|planned| self.clock.real(wake.at) < planned) {
+        if inner.planned.is_none_or(|planned| self.clock.real(wake) < planned) {
             self.wake.notify_one();
         }
     }
@@ -176,14 +172,9 @@ impl Engine {
     fn drive(&self) {
         let mut inner = self.inner.lock();
         while !inner.stopped {
-            let woken = Instant::now();
             inner.advance(&self.clock);
-            let next = inner.scheduler.next_wake().map(|wake| {
-                let due = self.clock.real(wake.at);
-                if wake.urgent { due } else { due.max(woken + GRAIN) }
-            });
-            inner.planned = next;
-            match next {
+            inner.planned = inner.scheduler.next_wake().map(|wake| self.clock.real(wake));
+            match inner.planned {
                 Some(due) => {
                     self.wake.wait_until(&mut inner, due);
                 }

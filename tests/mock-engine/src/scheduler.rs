@@ -10,112 +10,18 @@
 //! a caller that wakes late or seldom sees the same history as one that wakes at every step.
 
 mod cost;
+mod job;
+#[cfg(test)]
+mod naive;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
 pub use cost::Cost;
+pub use job::{Counters, Job, JobId, Limits, Refusal, Update, WAITING_MAX};
 
 use crate::cache::{BlockCache, BlockHash, BlockId};
-
-/// More requests than this wait in no sane test; beyond it the engine refuses instead of growing.
-pub const WAITING_MAX: usize = 65_536;
-
-/// What bounds a step and the cache.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Tokens in a block.
-    pub block_tokens: u32,
-    /// Blocks in the cache.
-    pub blocks: u32,
-    /// Token budget of a step.
-    pub max_batched_tokens: u32,
-    /// Requests that run at the same time.
-    pub max_running: u32,
-    /// Whether finished blocks can be found again.
-    pub prefix_caching: bool,
-    /// Whether blocks that contain generated tokens can be found again.
-    pub cache_generated: bool,
-}
-
-/// Names a submitted job; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
-
-/// One request, as the scheduler sees it. The output is known beforehand (the engine is an imitation).
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Tokens of the prompt, at least 1.
-    pub prompt_tokens: u32,
-    /// Tokens to generate, at least 1.
-    pub output_tokens: u32,
-    /// Hashes of the full blocks of prompt and output together, in order.
-    pub hashes: Vec<BlockHash>,
-    /// Whether every token is to be reported, or only the end.
-    pub streamed: bool,
-}
-
-/// Why a job was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It could never run, even alone.
-    #[error("the request needs {needed} tokens of KV cache, the engine has {capacity}")]
-    TooLarge {
-        /// Tokens of prompt and output.
-        needed: u64,
-        /// Tokens of the whole cache.
-        capacity: u64,
-    },
-    /// A prompt or an output of no tokens.
-    #[error("the request has no prompt or asks for no output")]
-    Empty,
-    /// [`WAITING_MAX`] reached.
-    #[error("{WAITING_MAX} requests are waiting already")]
-    QueueFull,
-}
-
-/// What became of a job since the last report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Update {
-    /// Whose report.
-    pub id: JobId,
-    /// Output tokens so far.
-    pub produced: u32,
-    /// Prompt tokens that were found in the cache when the job was first scheduled.
-    pub cached_tokens: u32,
-    /// Whether the job is over.
-    pub finished: bool,
-}
-
-/// When to call [`Scheduler::advance`] next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wake {
-    /// Model time in nanoseconds.
-    pub at: u64,
-    /// Whether a first token or an end may come then; otherwise being late changes nothing but the grain of a
-    /// stream.
-    pub urgent: bool,
-}
-
-/// Totals since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Tokens looked up in the prefix cache, each request once.
-    pub prefix_queries: u64,
-    /// Tokens found there.
-    pub prefix_hits: u64,
-    /// Prompt tokens of requests whose prefill ended, found or computed.
-    pub prompt_tokens: u64,
-    /// Tokens generated.
-    pub generation_tokens: u64,
-    /// Requests that lost their blocks while running.
-    pub preemptions: u64,
-    /// Requests that ran to their end.
-    pub finished: u64,
-    /// Requests taken back before their end.
-    pub aborted: u64,
-}
 
 #[derive(Debug)]
 struct Sequence {
@@ -142,10 +48,38 @@ impl Sequence {
         self.job.prompt_tokens + self.produced
     }
 
+    /// The hashes that may be looked up: the last token is never taken from the cache, since computing it is
+    /// what yields the first output token.
+    fn reusable(&self, block_tokens: u32) -> &[BlockHash] {
+        let blocks = ((self.tokens() - 1) / block_tokens) as usize;
+        &self.job.hashes[..blocks.min(self.job.hashes.len())]
+    }
+
+    /// Tokens to compute first and blocks to allocate for them, with `found` blocks cached.
+    fn first_chunk(&self, found: u32, block_tokens: u32, budget: u32) -> (u32, u32) {
+        let hit = found * block_tokens;
+        let tokens = (self.tokens() - hit).min(budget);
+        (tokens, (hit + tokens).div_ceil(block_tokens) - found)
+    }
+
     fn update(&self, finished: bool) -> Update {
         let cached_tokens = self.cached_tokens.unwrap_or(0);
         Update { id: self.id, produced: self.produced, cached_tokens, finished }
     }
+}
+
+/// Why the head of the queue was not admitted, so that it needn't be looked up again at every step.
+///
+/// Its shortage `needed - free` can only shrink when blocks are released or when the first block it missed is
+/// published; everything else (blocks taken, blocks it had found evicted) leaves it equal or makes it worse. Both
+/// events drop this memo.
+#[derive(Debug)]
+struct Blocked {
+    id: JobId,
+    found: u32,
+    revived: u32,
+    free: u32,
+    missing: Option<BlockHash>,
 }
 
 /// See the module documentation.
@@ -164,6 +98,8 @@ pub struct Scheduler {
     counters: Counters,
     first_tokens: Vec<u64>,
     found: Vec<BlockId>,
+    blocked: Option<Blocked>,
+    last_report: u64,
 }
 
 impl Scheduler {
@@ -181,6 +117,8 @@ impl Scheduler {
             counters: Counters::default(),
             first_tokens: Vec::new(),
             found: Vec::new(),
+            blocked: None,
+            last_report: 0,
         }
     }
 
@@ -232,7 +170,7 @@ impl Scheduler {
         } else {
             return false;
         };
-        self.cache.release(&sequence.blocks);
+        self.release(&sequence.blocks);
         self.counters.aborted += 1;
         true
     }
@@ -246,34 +184,61 @@ impl Scheduler {
             self.begin_step(end);
         }
         self.clock = self.clock.max(now);
-        for sequence in &mut self.running {
-            if sequence.job.streamed && sequence.produced > sequence.reported {
+        let all = self.clock >= self.last_report.saturating_add(self.limits.stream_grain_ns);
+        // A request may be preempted in the moment of its token: those wait in front of all that never ran.
+        let preempted = self.waiting.iter_mut().take_while(|sequence| sequence.cached_tokens.is_some());
+        for sequence in self.running.iter_mut().chain(preempted) {
+            let news = sequence.job.streamed && sequence.produced > sequence.reported;
+            if news && (all || sequence.reported == 0) {
                 sequence.reported = sequence.produced;
                 updates.push(sequence.update(false));
             }
         }
+        if all {
+            self.last_report = self.clock;
+        }
     }
 
-    /// When something happens next; none while idle. Between now and then nothing a client could see changes.
-    pub fn next_wake(&self) -> Option<Wake> {
+    /// When to call [`Scheduler::advance`] next, in model nanoseconds; none while idle.
+    ///
+    /// While nothing is being prefilled and nothing can be admitted or preempted, nobody sees the steps before
+    /// the first end or the next report of the streams, and they need no call of their own.
+    pub fn next_wake(&self) -> Option<u64> {
         let end = self.step_end?;
-        let mut steps_left = u32::MAX;
-        let mut quiet = self.waiting.is_empty();
-        let mut urgent = false;
+        if self.running.is_empty() || self.may_admit() {
+            return Some(end);
+        }
+        let mut steps = u32::MAX;
+        let mut streamed = false;
         for sequence in &self.running {
-            let decoding = sequence.produced > 0;
-            let reaches_output = sequence.computed + sequence.scheduled >= sequence.tokens();
-            let remaining = sequence.job.output_tokens - sequence.produced;
-            quiet &= decoding && reaches_output && !sequence.job.streamed;
-            urgent |= reaches_output && (!decoding || remaining == 1);
-            steps_left = steps_left.min(remaining);
+            let decoding =
+                sequence.produced > 0 && sequence.computed + sequence.scheduled >= sequence.tokens();
+            if !decoding {
+                return Some(end);
+            }
+            steps = steps.min(sequence.job.output_tokens - sequence.produced);
+            streamed |= sequence.job.streamed;
         }
-        if quiet && !self.running.is_empty() {
-            // Only unstreamed decoding: every step takes the floor, and the first to be seen is the first end.
-            let skipped = u64::from(steps_left.saturating_sub(1)) * self.cost.step_ns(0.0);
-            return Some(Wake { at: end.saturating_add(skipped), urgent: true });
+        // In this many more steps no request needs more blocks than its share of the free ones.
+        let share = self.cache.free() / self.running.len() as u32;
+        steps = steps.saturating_sub(1).min(share.saturating_mul(self.limits.block_tokens));
+        let seen = end.saturating_add(u64::from(steps).saturating_mul(self.cost.step_ns(0.0)));
+        let report = end.max(self.last_report.saturating_add(self.limits.stream_grain_ns));
+        Some(if streamed { seen.min(report) } else { seen })
+    }
+
+    /// Whether a waiting request might get in before a running one leaves.
+    fn may_admit(&self) -> bool {
+        if self.waiting.is_empty() || self.running.len() >= self.limits.max_running as usize {
+            return false;
         }
-        Some(Wake { at: end, urgent })
+        match self.blocked.as_ref().map(|blocked| blocked.missing) {
+            None => true,
+            Some(None) => false,
+            Some(Some(missing)) => {
+                self.running.iter().any(|running| running.job.hashes[running.published..].contains(&missing))
+            }
+        }
     }
 
     /// Requests in the running batch.
@@ -338,30 +303,50 @@ impl Scheduler {
 
     /// Admits waiting requests in order while budget, places and blocks last.
     fn admit(&mut self, budget: &mut u32, prefill_s: &mut f64) {
+        let block_tokens = self.limits.block_tokens;
         while *budget > 0 && self.running.len() < self.limits.max_running as usize {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let block_tokens = self.limits.block_tokens;
-            // The last token is never taken from the cache: computing it is what yields the first output token.
-            let reusable = ((sequence.tokens() - 1) / block_tokens) as usize;
-            let reusable = &sequence.job.hashes[..reusable.min(sequence.job.hashes.len())];
-            self.cache.find(reusable, &mut self.found);
-            let hit = self.found.len() as u32 * block_tokens;
-            let tokens = (sequence.tokens() - hit).min(*budget);
-            let fresh = (hit + tokens).div_ceil(block_tokens) - self.found.len() as u32;
-            if !self.cache.take(&self.found, fresh, &mut sequence.blocks) {
-                self.waiting.push_front(sequence);
-                return;
+            if self.still_blocked(&sequence, *budget) {
+                return self.waiting.push_front(sequence);
             }
-            sequence.computed = hit;
+            self.cache.find(sequence.reusable(block_tokens), &mut self.found);
+            let found = self.found.len() as u32;
+            let (tokens, fresh) = sequence.first_chunk(found, block_tokens, *budget);
+            if !self.cache.take(&self.found, fresh, &mut sequence.blocks) {
+                self.blocked = Some(Blocked {
+                    id: sequence.id,
+                    found,
+                    revived: self.cache.idle_among(&self.found),
+                    free: self.cache.free(),
+                    missing: sequence.reusable(block_tokens).get(found as usize).copied(),
+                });
+                return self.waiting.push_front(sequence);
+            }
+            self.blocked = None;
+            sequence.computed = found * block_tokens;
             sequence.published = self.found.len();
             if sequence.cached_tokens.is_none() {
-                sequence.cached_tokens = Some(hit);
+                sequence.cached_tokens = Some(sequence.computed);
                 self.counters.prefix_queries += u64::from(sequence.tokens());
-                self.counters.prefix_hits += u64::from(hit);
+                self.counters.prefix_hits += u64::from(sequence.computed);
             }
             self.running.push(sequence);
             self.charge(self.running.len() - 1, tokens, budget, prefill_s);
         }
+    }
+
+    /// Whether the memo about the head of the queue still tells that it doesn't fit.
+    fn still_blocked(&self, sequence: &Sequence, budget: u32) -> bool {
+        let Some(blocked) = self.blocked.as_ref().filter(|blocked| blocked.id == sequence.id) else {
+            return false;
+        };
+        let (_, fresh) = sequence.first_chunk(blocked.found, self.limits.block_tokens, budget);
+        blocked.revived + fresh > blocked.free
+    }
+
+    fn release(&mut self, blocks: &[BlockId]) {
+        self.cache.release(blocks);
+        self.blocked = None;
     }
 
     /// Enters `tokens` of a running request into the step and publishes the blocks they fill.
@@ -379,7 +364,11 @@ impl Scheduler {
         };
         let full = ((last / self.limits.block_tokens) as usize).min(sequence.job.hashes.len());
         for index in sequence.published..full {
-            self.cache.publish(sequence.blocks[index], sequence.job.hashes[index]);
+            let hash = sequence.job.hashes[index];
+            self.cache.publish(sequence.blocks[index], hash);
+            if self.blocked.as_ref().is_some_and(|blocked| blocked.missing == Some(hash)) {
+                self.blocked = None;
+            }
         }
         sequence.published = sequence.published.max(full);
     }
@@ -394,7 +383,7 @@ impl Scheduler {
 
     fn preempt_youngest(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
-        self.cache.release(&sequence.blocks);
+        self.release(&sequence.blocks);
         sequence.blocks.clear();
         sequence.computed = 0;
         sequence.published = 0;
@@ -405,7 +394,7 @@ impl Scheduler {
 
     /// Credits the step that ended at `end`: computed tokens, output tokens, finished requests.
     fn end_step(&mut self, end: u64, updates: &mut Vec<Update>) {
-        let Self { running, cache, counters, first_tokens, .. } = self;
+        let Self { running, cache, counters, first_tokens, blocked, .. } = self;
         running.retain_mut(|sequence| {
             let scheduled = std::mem::take(&mut sequence.scheduled);
             sequence.computed += scheduled;
@@ -421,6 +410,7 @@ impl Scheduler {
             let finished = sequence.produced == sequence.job.output_tokens;
             if finished {
                 cache.release(&sequence.blocks);
+                *blocked = None;
                 counters.finished += 1;
                 updates.push(sequence.update(true));
             }
