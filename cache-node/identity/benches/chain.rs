@@ -2,7 +2,6 @@
 //!
 //! `hot`: one body again and again, in cache. `cold`: bodies in turn, over 64 MB of them, so that each comes from
 //! memory as it does behind a socket. Their texts differ, so that the branch predictor cannot learn them either.
-#![expect(missing_docs, reason = "criterion's macros make an undocumented function")]
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -118,7 +117,9 @@ fn bench(criterion: &mut Criterion) {
             group.warm_up_time(Duration::from_millis(150)).measurement_time(Duration::from_millis(350));
             group.sample_size(20).throughput(Throughput::Bytes(one.len() as u64));
             group.bench_function(BenchmarkId::new("hot", name), |b| b.iter(|| chain(&hasher, &one)));
-            group.bench_function(BenchmarkId::new("hot-portable", name), |b| b.iter(|| chain(&portable, &one)));
+            group.bench_function(BenchmarkId::new("hot-portable", name), |b| {
+                b.iter(|| chain(&portable, &one))
+            });
             group.bench_function(BenchmarkId::new("hot-raw-xxh3", name), |b| {
                 b.iter(|| xxh3_64_with_secret(black_box(&one), secret.expose()));
             });

@@ -101,7 +101,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Inside an object: the next key, with the cursor at its value; `None` behind the closing bracket.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key(&mut self, first: &mut bool) -> Result<Option<Text>, NoChain> {
         if self.next(b'}', first)? {
             return Ok(None);
@@ -134,22 +134,41 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a string; the cursor must be at its opening quote.
-    #[inline]
+    // Inlined, as are its callers: returned through memory a result costs more than a short scan.
+    #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<Text, NoChain> {
         self.expect(b'"')?;
         let start = self.at;
-        let found = scan::string(self.cpu, self.body, start).filter(|found| found.clean);
-        let found = found.ok_or(NoChain::NotJson { at: start })?;
-        self.at = found.end + 1;
-        Ok(Text { start, special: found.special, end: found.end })
+        if let Some(end) = scan::short_string(self.body, start) {
+            self.at = end + 1;
+            return Ok(Text { start, special: end, end });
+        }
+        let found = scan::string(self.cpu, self.body, start);
+        let (Some(end), Some(special)) = (found.end(), found.special()) else {
+            return Err(NoChain::NotJson { at: start });
+        };
+        self.at = end + 1;
+        Ok(Text { start, special, end })
     }
 
     /// Reads any value.
-    #[inline]
     pub(crate) fn value(&mut self) -> Result<Value, NoChain> {
+        let mut value = Value::Null;
+        self.read(&mut value)?;
+        Ok(value)
+    }
+
+    /// Reads any value into its place: what is most often a string should not be returned through memory either.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, place: &mut Value) -> Result<(), NoChain> {
+        *place = if self.peek() == Some(b'"') { Value::Text(self.string()?) } else { self.other_value()? };
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn other_value(&mut self) -> Result<Value, NoChain> {
         let start = self.at;
         match self.peek() {
-            Some(b'"') => Ok(Value::Text(self.string()?)),
             Some(b'{' | b'[') => {
                 self.at = scan::nested(self.cpu, self.body, start).ok_or(self.broken())?;
                 Ok(Value::Nested(Span { start, end: self.at }))
@@ -162,11 +181,11 @@ impl<'a> Cursor<'a> {
     /// Steps over any value with the least demands: what it holds is not looked at, a string may have any bytes.
     pub(crate) fn skip(&mut self) -> Result<(), NoChain> {
         if self.peek() == Some(b'"') {
-            let found = scan::string(self.cpu, self.body, self.at + 1).ok_or(self.broken())?;
-            self.at = found.end + 1;
+            let end = scan::string(self.cpu, self.body, self.at + 1).end().ok_or(self.broken())?;
+            self.at = end + 1;
             return Ok(());
         }
-        self.value().map(|_| ())
+        self.other_value().map(|_| ())
     }
 
     /// Reads `true`, `false`, `null` or a number.

@@ -14,25 +14,59 @@ const BAD_SHIFT: u8 = 0x100_u16.wrapping_sub(0xF5) as u8;
 /// The last byte of that range: 0x1F after the shift.
 const BAD_LAST: u8 = 0x1F + BAD_SHIFT;
 
-/// What one pass over a string finds.
+/// What one pass over a string finds. Two words, so that it is returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scanned {
-    /// The closing quote.
-    pub(crate) end: usize,
-    /// The backslash of the first `\u` or `\/`, the escapes that have another spelling; else `end`.
-    pub(crate) special: usize,
-    /// No raw control and no marker byte before `end`.
-    pub(crate) clean: bool,
+    end: usize,
+    special: usize,
 }
 
-/// Scans the string whose first byte behind the opening quote is at `from`; `None` if it is not closed.
+impl Scanned {
+    const OPEN: Self = Self { end: usize::MAX, special: usize::MAX };
+
+    fn new(end: usize, special: Option<usize>, clean: bool) -> Self {
+        Self { end, special: if clean { special.unwrap_or(end) } else { usize::MAX } }
+    }
+
+    /// The closing quote; `None` if the string is not closed.
+    #[inline]
+    pub(crate) fn end(self) -> Option<usize> {
+        (self.end != usize::MAX).then_some(self.end)
+    }
+
+    /// The backslash of the first `\u` or `\/`, the escapes that have another spelling, else the end. `None` if the
+    /// string is not closed or has a raw control or a marker byte.
+    #[inline]
+    pub(crate) fn special(self) -> Option<usize> {
+        (self.special != usize::MAX).then_some(self.special)
+    }
+}
+
+/// Scans the string whose first byte behind the opening quote is at `from`.
 #[inline]
-pub(crate) fn string(cpu: Cpu, body: &[u8], from: usize) -> Option<Scanned> {
+pub(crate) fn string(cpu: Cpu, body: &[u8], from: usize) -> Scanned {
     match cpu {
-        Cpu::Portable => portable::string(body, from),
+        Cpu::Portable => portable::string(body, from).unwrap_or(Scanned::OPEN),
         #[cfg(target_arch = "x86_64")]
         Cpu::Avx2(cpu) => avx2::string(cpu, body, from),
     }
+}
+
+/// The closing quote of a string that ends within the 8 bytes at `from` and has neither escape nor any byte outside
+/// ASCII's printable range; `None` if the whole scan has to say. Most keys and roles are such strings, and a call of
+/// the vector code costs more than they do.
+#[inline]
+pub(crate) fn short_string(body: &[u8], from: usize) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x80 * ONES;
+    let word = u64::from_le_bytes(*body.get(from..)?.first_chunk()?);
+    // Sets the high bit of each byte below `limit`; borrows can only add bits above the first true one, and the first
+    // is all that is used.
+    let below = |word: u64, limit: u64| word.wrapping_sub(limit * ONES) & !word & HIGHS;
+    let quote = below(word ^ (u64::from(b'"') * ONES), 1);
+    let stop = below(word ^ (u64::from(b'\\') * ONES), 1) | below(word, 0x20) | (word & HIGHS);
+    let (quote, stop) = (quote.trailing_zeros(), stop.trailing_zeros());
+    (quote < stop).then_some(from + quote as usize / 8)
 }
 
 /// The backslash of the next `\u` or `\/` in `text` at or behind `from`, or its end. `from` must not lie inside an

@@ -7,7 +7,7 @@ pub(crate) trait Out {
     fn put(&mut self, bytes: &[u8]);
 }
 
-/// Swallows bytes: for values that are checked but not hashed.
+/// For tests that look at the bytes.
 #[cfg(test)]
 impl Out for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
@@ -42,6 +42,15 @@ impl<'h> Sink<'h> {
         self.hashes.clear();
         self.tail.clear();
         self.bytes = 0;
+    }
+
+    #[inline]
+    pub(crate) fn put_byte(&mut self, byte: u8) {
+        self.bytes += 1;
+        self.tail.push(byte);
+        if self.tail.len() == self.hasher.run_bytes().get() {
+            self.hash_tail();
+        }
     }
 
     /// Whole runs so far.

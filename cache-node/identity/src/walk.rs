@@ -3,7 +3,7 @@
 use crate::json::{Cursor, KeySpace, Value};
 use crate::limits::{ITEMS_MAX, JSON_BYTES_MAX};
 use crate::sink::Sink;
-use crate::{Api, ChainHasher, Envelope, NoChain, Out, Walk};
+use crate::{Api, ChainHasher, Envelope, NoChain, Walk};
 
 mod calls;
 mod completion;
@@ -137,7 +137,11 @@ impl<'h, 'a> Walker<'h, 'a> {
 
     fn member(&mut self, key: &[u8]) -> Result<(), NoChain> {
         let start = self.cursor.at;
-        let value = |walker: &mut Self| walker.cursor.value();
+        // Not worth a copy of the code for each of these rare members.
+        #[inline(never)]
+        fn value(walker: &mut Walker<'_, '_>) -> Result<Value, NoChain> {
+            walker.cursor.value()
+        }
         match key {
             b"model" => self.namespace.model = value(self)?,
             b"cache_salt" => self.namespace.cache_salt = value(self)?,
@@ -198,7 +202,7 @@ impl<'h, 'a> Walker<'h, 'a> {
     }
 
     fn put_byte(&mut self, byte: u8) {
-        self.sink.put(&[byte]);
+        self.sink.put_byte(byte);
     }
 }
 

@@ -34,16 +34,23 @@ impl Text {
     #[inline(never)]
     fn put_specials<O: Out>(self, cpu: Cpu, body: &[u8], out: &mut O) -> Result<(), NoChain> {
         let text = &body[..self.end];
+        let mut small = Small::new(out);
         let mut at = self.special;
-        // Here `at` is always the backslash of a special escape, or the end.
+        let mut copied_until = at + COPIED_BYTES;
         while at < self.end {
-            at = put_special(text, at, out)?;
-            let plain = at;
-            if !is_special(text, at) {
+            if is_special(text, at) {
+                at = put_special(text, at, &mut small)?;
+                copied_until = at + COPIED_BYTES;
+            } else if at < copied_until {
+                at += small.put_plain(text, at);
+            } else {
+                small.flush();
+                let plain = at;
                 at = scan::special(cpu, text, at);
-                out.put(&text[plain..at]);
+                small.out.put(&text[plain..at]);
             }
         }
+        small.flush();
         Ok(())
     }
 
@@ -86,6 +93,67 @@ impl Out for KeySpace {
     }
 }
 
+/// How far behind a special escape text is copied, in bytes, before it is handed on where it lies: such escapes come
+/// in swarms, words of another script with a space between them, and a scan for each space costs more than a copy.
+const COPIED_BYTES: usize = 32;
+
+/// Gathers small pieces in front of an output.
+struct Small<'o, O: Out> {
+    out: &'o mut O,
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl<'o, O: Out> Small<'o, O> {
+    fn new(out: &'o mut O) -> Self {
+        Self { out, bytes: [0; 256], len: 0 }
+    }
+
+    #[inline(never)]
+    fn flush(&mut self) {
+        self.out.put(&self.bytes[..self.len]);
+        self.len = 0;
+    }
+
+    /// Room for eight more bytes, of which the caller counts those it wrote.
+    #[inline]
+    fn room(&mut self) -> &mut [u8; 8] {
+        if self.len + 8 > self.bytes.len() {
+            self.flush();
+        }
+        self.bytes[self.len..].first_chunk_mut().expect("flushed when there are fewer than eight left")
+    }
+
+    /// Copies from `at`, which is no special escape: up to the next backslash, or over one escape; how many bytes.
+    #[inline]
+    fn put_plain(&mut self, text: &[u8], at: usize) -> usize {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        let Some(next) = text[at..].first_chunk::<8>() else {
+            let len = if text[at] == b'\\' { 2 } else { 1 };
+            let piece = &text[at..text.len().min(at + len)];
+            self.put(piece);
+            return piece.len();
+        };
+        *self.room() = *next;
+        let word = u64::from_le_bytes(*next) ^ (u64::from(b'\\') * ONES);
+        // The first true one of the marked bytes is exact, and a backslash in front is an escape of two bytes.
+        let backslash = word.wrapping_sub(ONES) & !word & (0x80 * ONES);
+        let plain = backslash.trailing_zeros() as usize / 8;
+        let len = if plain == 0 { 2 } else { plain };
+        self.len += len;
+        len
+    }
+}
+
+impl<O: Out> Out for Small<'_, O> {
+    /// For pieces of up to eight bytes.
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.room()[..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
 #[inline]
 fn is_special(text: &[u8], at: usize) -> bool {
     matches!(text.get(at..at + 2), Some(br"\u" | br"\/"))
@@ -93,12 +161,21 @@ fn is_special(text: &[u8], at: usize) -> bool {
 
 /// Writes the character of the special escape at `at`; the offset behind it.
 #[inline]
-fn put_special<O: Out>(text: &[u8], at: usize, out: &mut O) -> Result<usize, NoChain> {
+fn put_special<O: Out>(text: &[u8], at: usize, out: &mut Small<'_, O>) -> Result<usize, NoChain> {
     if text.get(at + 1) == Some(&b'/') {
         out.put(b"/");
         return Ok(at + 2);
     }
     let (code, next) = code_point(text, at)?;
+    if code >= 0x80 {
+        put_utf8(code, out);
+    } else {
+        put_ascii(code as u8, out);
+    }
+    Ok(next)
+}
+
+fn put_ascii<O: Out>(code: u8, out: &mut Small<'_, O>) {
     match code {
         0x08 => out.put(br"\b"),
         0x09 => out.put(br"\t"),
@@ -108,24 +185,25 @@ fn put_special<O: Out>(text: &[u8], at: usize, out: &mut O) -> Result<usize, NoC
         0x22 => out.put(br#"\""#),
         0x5C => out.put(br"\\"),
         0x00..0x20 => {
-            let digit = |nibble: u32| b"0123456789abcdef"[(nibble & 15) as usize];
+            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
             out.put(&[b'\\', b'u', b'0', b'0', digit(code >> 4), digit(code)]);
         }
-        _ => put_utf8(code, out),
+        _ => out.put(&[code]),
     }
-    Ok(next)
 }
 
-/// UTF-8, extended to surrogates.
+/// Writes the UTF-8 of a code point over 0x7F, extended to surrogates.
 #[inline]
-fn put_utf8<O: Out>(code: u32, out: &mut O) {
+fn put_utf8<O: Out>(code: u32, out: &mut Small<'_, O>) {
     let more = |shift: u32| 0x80 | (code >> shift & 0x3F) as u8;
-    match code {
-        0..0x80 => out.put(&[code as u8]),
-        0x80..0x800 => out.put(&[0xC0 | (code >> 6) as u8, more(0)]),
-        0x800..0x1_0000 => out.put(&[0xE0 | (code >> 12) as u8, more(6), more(0)]),
-        _ => out.put(&[0xF0 | (code >> 18) as u8, more(12), more(6), more(0)]),
-    }
+    let (bytes, len) = match code {
+        0..0x800 => ([0xC0 | (code >> 6) as u8, more(0), 0, 0], 2),
+        0x800..0x1_0000 => ([0xE0 | (code >> 12) as u8, more(6), more(0), 0], 3),
+        _ => ([0xF0 | (code >> 18) as u8, more(12), more(6), more(0)], 4),
+    };
+    let [a, b, c, d] = bytes;
+    *out.room() = [a, b, c, d, 0, 0, 0, 0];
+    out.len += len;
 }
 
 /// The code point of the `\u` escape at `at`, with its other half if it is a surrogate pair; the offset behind it.

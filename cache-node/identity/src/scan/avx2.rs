@@ -15,7 +15,7 @@ use crate::cpu::Avx2;
 /// prefetcher stops at each 4 KiB page.
 const PREFETCH_BYTES: usize = 2048;
 
-pub(super) fn string(_cpu: Avx2, body: &[u8], from: usize) -> Option<Scanned> {
+pub(super) fn string(_cpu: Avx2, body: &[u8], from: usize) -> Scanned {
     // SAFETY: an `Avx2` exists only on a CPU that has the features this function is compiled with.
     unsafe { string_avx2(body, from) }
 }
@@ -34,13 +34,13 @@ pub(super) fn nested(_cpu: Avx2, body: &[u8], from: usize) -> Option<usize> {
 struct Block(__m256i, __m256i);
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-fn string_avx2(body: &[u8], from: usize) -> Option<Scanned> {
+fn string_avx2(body: &[u8], from: usize) -> Scanned {
     let mut special = None;
     let mut carry = 0;
     let mut least = _mm256_set1_epi8(-1);
     let mut at = from;
     loop {
-        let rest = body.get(at..).filter(|rest| !rest.is_empty())?;
+        let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) else { return Scanned::OPEN };
         let block = match rest.first_chunk() {
             Some(whole) => load(whole),
             None => load(&padded(rest)),
@@ -58,7 +58,7 @@ fn string_avx2(body: &[u8], from: usize) -> Option<Scanned> {
             if ends != 0 {
                 let end = at + ends.trailing_zeros() as usize;
                 let clean = bad(block) & before_end == 0 && none_bad(least);
-                return Some(Scanned { end, special: special.unwrap_or(end), clean });
+                return Scanned::new(end, special, clean);
             }
         }
         least = _mm256_min_epu8(least, shifted_least(block));

@@ -16,7 +16,7 @@ pub(super) fn string(body: &[u8], from: usize) -> Option<Scanned> {
         at += 2;
     };
     let clean = body[from..end].iter().fold(u8::MAX, |least, &byte| least.min(byte.wrapping_add(BAD_SHIFT)));
-    Some(Scanned { end, special: special.unwrap_or(end), clean: clean > BAD_LAST })
+    Some(Scanned::new(end, special, clean > BAD_LAST))
 }
 
 pub(super) fn special(text: &[u8], from: usize) -> usize {

@@ -2,16 +2,15 @@ use super::*;
 use crate::Simd;
 
 /// One byte at a time, as the grammar says it.
-fn naive(body: &[u8], from: usize) -> Option<Scanned> {
+fn naive(body: &[u8], from: usize) -> Scanned {
     let (mut special, mut clean, mut at) = (None, true, from);
-    loop {
-        let byte = *body.get(at)?;
+    while let Some(&byte) = body.get(at) {
         if byte == b'"' {
-            return Some(Scanned { end: at, special: special.unwrap_or(at), clean });
+            return Scanned::new(at, special, clean);
         }
         clean &= (0x20..0xF5).contains(&byte);
         if byte == b'\\' {
-            let escape = body.get(at + 1)?;
+            let Some(escape) = body.get(at + 1) else { break };
             clean &= (0x20..0xF5).contains(escape);
             if matches!(escape, b'u' | b'/') && special.is_none() {
                 special = Some(at);
@@ -20,6 +19,7 @@ fn naive(body: &[u8], from: usize) -> Option<Scanned> {
         }
         at += 1;
     }
+    Scanned::OPEN
 }
 
 fn naive_special(text: &[u8], from: usize) -> usize {
@@ -38,7 +38,7 @@ fn naive_nested(body: &[u8], from: usize) -> Option<usize> {
     let (mut depth, mut at) = (0, from);
     loop {
         match body.get(at)? {
-            b'"' => at = naive(body, at + 1)?.end,
+            b'"' => at = naive(body, at + 1).end()?,
             // No JSON, and read as if it could escape here too.
             b'\\' if matches!(body.get(at + 1), Some(b'"' | b'\\')) => at += 1,
             b'{' | b'[' => depth += 1,
@@ -79,6 +79,9 @@ fn strings_equal_the_naive_scan_on_every_path() {
             let want = naive(&body, from);
             for simd in PATHS {
                 assert_eq!(string(Cpu::select(simd), &body, from), want, "{simd:?} {from} {body:?}");
+                if let Some(end) = short_string(&body, from) {
+                    assert_eq!(want, Scanned::new(end, None, true), "{from} {body:?}");
+                }
                 let text = &body[..round % 517];
                 if from <= text.len() {
                     let next = naive_special(text, from);
@@ -116,5 +119,19 @@ fn deep_nesting_costs_no_stack() {
         assert_eq!(nested(Cpu::select(simd), &body, 0), Some(body.len()));
         assert_eq!(nested(Cpu::select(simd), &body[1..], 0), Some(body.len() - 2));
         assert_eq!(nested(Cpu::select(simd), &body[..body.len() - 1], 0), None);
+    }
+}
+
+#[test]
+fn short_strings_need_no_scan() {
+    for len in 0..12 {
+        let body = format!("{}\", trailing", "x".repeat(len));
+        let found = short_string(body.as_bytes(), 0);
+        assert_eq!(found, (len < 8).then_some(len));
+    }
+    for stopped in
+        [b"a\\\"bcdefg".as_slice(), b"\x1f\"abcdefg", "é\"abcdefg".as_bytes(), b"\xff\"abcdefg", b"a\""]
+    {
+        assert_eq!(short_string(stopped, 0), None, "{stopped:?}");
     }
 }

@@ -14,6 +14,7 @@ pub(super) enum Call {
 impl Walker<'_, '_> {
     /// Notes the elements of the array at the cursor.
     pub(super) fn read_calls(&mut self) -> Result<(), NoChain> {
+        self.calls.clear();
         self.cursor.at += 1;
         let mut first = true;
         while self.cursor.element(&mut first)? {
@@ -35,7 +36,7 @@ impl Walker<'_, '_> {
         let mut space = KeySpace::default();
         while let Some(key) = self.cursor.key(&mut first)? {
             match key.key(self.cursor.cpu, self.cursor.body, &mut space) {
-                b"id" => id = self.cursor.value()?,
+                b"id" => self.cursor.read(&mut id)?,
                 b"function" => function = self.function()?,
                 _ => self.cursor.skip()?,
             }
@@ -58,8 +59,8 @@ impl Walker<'_, '_> {
         let mut space = KeySpace::default();
         while let Some(key) = self.cursor.key(&mut first)? {
             match key.key(self.cursor.cpu, self.cursor.body, &mut space) {
-                b"name" => name = self.cursor.value()?,
-                b"arguments" => arguments = self.cursor.value()?,
+                b"name" => self.cursor.read(&mut name)?,
+                b"arguments" => self.cursor.read(&mut arguments)?,
                 _ => self.cursor.skip()?,
             }
         }

@@ -12,21 +12,12 @@ struct Message {
     tool_call_id: Value,
     reasoning_content: Value,
     reasoning: Value,
-    content: Content,
-    calls: Content,
-}
-
-/// A member that is an array of elements with a form of their own, which are in the walker's list; or anything else.
-#[derive(Clone, Copy)]
-enum Content {
-    Value(Value),
-    Listed,
-}
-
-impl Default for Content {
-    fn default() -> Self {
-        Self::Value(Value::Null)
-    }
+    content: Value,
+    tool_calls: Value,
+    /// The content is an array, whose elements are in the walker's `parts`.
+    has_parts: bool,
+    /// The tool calls are an array, whose elements are in the walker's `calls`.
+    has_calls: bool,
 }
 
 impl Walker<'_, '_> {
@@ -52,44 +43,36 @@ impl Walker<'_, '_> {
             return Err(NoChain::Unsupported { what: "message", at: self.cursor.at });
         }
         self.cursor.at += 1;
-        self.parts.clear();
-        self.calls.clear();
         let mut message = Message::default();
         let mut first = true;
         let mut space = KeySpace::default();
         while let Some(key) = self.cursor.key(&mut first)? {
             match key.key(self.cursor.cpu, self.cursor.body, &mut space) {
-                b"role" => message.role = self.cursor.value()?,
+                b"role" => self.cursor.read(&mut message.role)?,
                 b"content" => {
-                    self.parts.clear();
-                    let listed = self.cursor.peek() == Some(b'[');
-                    message.content = if listed { self.list_parts()? } else { self.plain()? };
+                    message.has_parts = self.cursor.peek() == Some(b'[');
+                    if message.has_parts {
+                        self.read_parts()?
+                    } else {
+                        self.cursor.read(&mut message.content)?
+                    }
                 }
                 b"tool_calls" => {
-                    self.calls.clear();
-                    let listed = self.cursor.peek() == Some(b'[');
-                    message.calls = if listed { self.list_calls()? } else { self.plain()? };
+                    message.has_calls = self.cursor.peek() == Some(b'[');
+                    if message.has_calls {
+                        self.read_calls()?
+                    } else {
+                        self.cursor.read(&mut message.tool_calls)?
+                    }
                 }
-                b"tool_call_id" => message.tool_call_id = self.cursor.value()?,
-                b"name" => message.name = self.cursor.value()?,
-                b"reasoning_content" => message.reasoning_content = self.cursor.value()?,
-                b"reasoning" => message.reasoning = self.cursor.value()?,
+                b"tool_call_id" => self.cursor.read(&mut message.tool_call_id)?,
+                b"name" => self.cursor.read(&mut message.name)?,
+                b"reasoning_content" => self.cursor.read(&mut message.reasoning_content)?,
+                b"reasoning" => self.cursor.read(&mut message.reasoning)?,
                 _ => self.cursor.skip()?,
             }
         }
         self.put_message(&message)
-    }
-
-    fn plain(&mut self) -> Result<Content, NoChain> {
-        self.cursor.value().map(Content::Value)
-    }
-
-    fn list_parts(&mut self) -> Result<Content, NoChain> {
-        self.read_parts().map(|()| Content::Listed)
-    }
-
-    fn list_calls(&mut self) -> Result<Content, NoChain> {
-        self.read_calls().map(|()| Content::Listed)
     }
 
     fn put_message(&mut self, message: &Message) -> Result<(), NoChain> {
@@ -101,14 +84,12 @@ impl Walker<'_, '_> {
         let reasoning = message.reasoning_content;
         self.put_member(marker::REASONING, if reasoning.is_null() { message.reasoning } else { reasoning })?;
         self.put_byte(marker::CONTENT);
-        match message.content {
-            Content::Value(value) => self.put_value(value)?,
-            Content::Listed => self.put_parts()?,
+        if message.has_parts {
+            self.put_parts()?
+        } else {
+            self.put_value(message.content)?
         }
-        match message.calls {
-            Content::Value(value) => self.put_member(marker::CALL, value),
-            Content::Listed => self.put_calls(),
-        }
+        if message.has_calls { self.put_calls() } else { self.put_member(marker::CALL, message.tool_calls) }
     }
 
     /// Opens the place of the tools if it is in front of this message. It starts on a run border, so that the runs

@@ -75,6 +75,7 @@ const PAYLOAD_KEYS: [&[u8]; 4] = [b"url", b"data", b"file_data", b"file_id"];
 impl Walker<'_, '_> {
     /// Notes the elements of the array at the cursor.
     pub(super) fn read_parts(&mut self) -> Result<(), NoChain> {
+        self.parts.clear();
         self.cursor.at += 1;
         let mut first = true;
         while self.cursor.element(&mut first)? {
@@ -102,9 +103,9 @@ impl Walker<'_, '_> {
             let key = key.key(self.cursor.cpu, self.cursor.body, &mut space);
             match (key, Media::of_member(key)) {
                 (_, Some(media)) => payloads[media.index()] = self.payload()?,
-                (b"type", _) => kind = self.cursor.value()?,
-                (b"text", _) => text = self.cursor.value()?,
-                (b"uuid", _) => uuid = self.cursor.value()?,
+                (b"type", _) => self.cursor.read(&mut kind)?,
+                (b"text", _) => self.cursor.read(&mut text)?,
+                (b"uuid", _) => self.cursor.read(&mut uuid)?,
                 _ => self.cursor.skip()?,
             }
         }
@@ -136,7 +137,7 @@ impl Walker<'_, '_> {
         while let Some(key) = self.cursor.key(&mut first)? {
             let key = key.key(self.cursor.cpu, self.cursor.body, &mut space);
             match PAYLOAD_KEYS.iter().position(|known| *known == key) {
-                Some(index) => found[index] = self.cursor.value()?,
+                Some(index) => self.cursor.read(&mut found[index])?,
                 None => self.cursor.skip()?,
             }
         }
