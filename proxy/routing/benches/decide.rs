@@ -24,11 +24,20 @@ fn chain(session: u64, length: u64) -> Vec<u64> {
 
 fn request(chain: &[u64]) -> RouteRequest<'_> {
     let prompt_bytes = chain.len() as u64 * 512;
-    RouteRequest { chain, run_bytes: 512, prompt_bytes, media: 0, session: None, streamed: true, exclude: &[] }
+    RouteRequest {
+        chain,
+        run_bytes: 512,
+        prompt_bytes,
+        media: 0,
+        session: None,
+        streamed: true,
+        exclude: &[],
+    }
 }
 
 fn turn(fleet: &mut Fleet, chain: &[u64], now: f64) -> EndpointId {
-    let decision = fleet.route(&request(chain), Now::from_secs_f64(now)).expect("all endpoints are available");
+    let decision =
+        fleet.route(&request(chain), Now::from_secs_f64(now)).expect("all endpoints are available");
     let endpoint = decision.endpoint;
     fleet.finish(decision.ticket, Outcome::Completed { usage: None }, Now::from_secs_f64(now));
     endpoint
@@ -52,7 +61,10 @@ fn decide(criterion: &mut Criterion) {
         }
         let entries: u64 = fleet.snapshot(Now::ZERO).endpoints.iter().map(|e| e.elements).sum();
         let bytes = fleet.snapshot(Now::ZERO).index_bytes;
-        eprintln!("{endpoints} endpoints: {entries} entries, {:.1} bytes each", bytes as f64 / entries as f64);
+        eprintln!(
+            "{endpoints} endpoints: {entries} entries, {:.1} bytes each",
+            bytes as f64 / entries as f64
+        );
 
         let chains: Vec<_> = (0..endpoints * SESSIONS).map(|session| chain(session, ELEMENTS)).collect();
         let mut next = 0;

@@ -154,10 +154,16 @@ impl Index {
         self.holders[holder as usize].held
     }
 
-    /// Segments, for measurements of memory per entry.
+    /// Segments, for tests of what is left.
     #[cfg(test)]
     pub(crate) fn segments(&self) -> usize {
         self.segments.len()
+    }
+
+    /// The claim of pinned records, for tests of what is left.
+    #[cfg(test)]
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
     }
 
     /// Bytes allocated now.

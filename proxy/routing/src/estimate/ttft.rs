@@ -8,9 +8,10 @@ use super::bounded;
 
 /// How many observations the line remembers, as an exponential window.
 const WINDOW: f64 = 64.0;
-/// Weight of the configured speed, in observations.
-const PRIOR: f64 = 2.0;
-/// Two prompt sizes, in tokens, at which the configured speed counts as observed.
+/// Share of the configured speed's weight that each observation leaves: half is gone after four, since the larger of
+/// its two points would otherwise outweigh dozens of short prompts.
+const PRIOR_KEEP: f64 = 0.85;
+/// Two prompt sizes, in tokens, at which the configured speed counts as observed once.
 const PRIOR_AT: [f64; 2] = [512.0, 8_192.0];
 /// One observation moves the line as if it lay at most this factor from it ...
 const CLIP: f64 = 3.0;
@@ -57,14 +58,42 @@ impl TtftLine {
     }
 }
 
-/// Exponentially windowed least squares.
-#[derive(Debug, Clone)]
-pub(crate) struct TtftModel {
+/// The sums of least squares.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
     weight: f64,
     tokens: f64,
     seconds: f64,
     tokens_squared: f64,
     product: f64,
+}
+
+impl Sums {
+    fn scale(&mut self, keep: f64) {
+        *self = Sums::default().plus(self, keep);
+    }
+
+    fn plus(mut self, other: &Sums, share: f64) -> Sums {
+        self.weight += other.weight * share;
+        self.tokens += other.tokens * share;
+        self.seconds += other.seconds * share;
+        self.tokens_squared += other.tokens_squared * share;
+        self.product += other.product * share;
+        self
+    }
+
+    fn add(&mut self, tokens: f64, seconds: f64) {
+        let one =
+            Sums { weight: 1.0, tokens, seconds, tokens_squared: tokens * tokens, product: tokens * seconds };
+        *self = self.plus(&one, 1.0);
+    }
+}
+
+/// Exponentially windowed least squares.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TtftModel {
+    observed: Sums,
+    prior: Sums,
     /// Consecutive clipped observations, positive above the line, negative below.
     clipped: i8,
     /// Observations of the whole pool when this one was last heard of.
@@ -76,40 +105,31 @@ impl TtftModel {
     pub(crate) fn new(tokens_per_s: f64) -> Self {
         let slope = 1.0 / bounded(tokens_per_s, 8_000.0, 1.0 / SLOPE.1, 1.0 / SLOPE.0);
         let mut model = TtftModel::empty();
-        for tokens in PRIOR_AT {
-            model.add(PRIOR / 2.0, tokens, tokens * slope);
-        }
+        PRIOR_AT.into_iter().for_each(|tokens| model.prior.add(tokens, tokens * slope));
         model
     }
 
     /// No opinion: an endpoint that was not observed yet.
     pub(crate) fn empty() -> Self {
-        TtftModel {
-            weight: 0.0,
-            tokens: 0.0,
-            seconds: 0.0,
-            tokens_squared: 0.0,
-            product: 0.0,
-            clipped: 0,
-            heard_at: 0.0,
-        }
+        TtftModel::default()
     }
 
     /// The line, or `None` without an observation.
     pub(crate) fn line(&self) -> Option<TtftLine> {
-        if self.weight <= 0.0 {
+        let sums = self.observed.plus(&self.prior, 1.0);
+        if sums.weight <= 0.0 {
             return None;
         }
-        let (mean_tokens, mean_seconds) = (self.tokens / self.weight, self.seconds / self.weight);
-        let variance = self.tokens_squared / self.weight - mean_tokens * mean_tokens;
-        let covariance = self.product / self.weight - mean_tokens * mean_seconds;
+        let (mean_tokens, mean_seconds) = (sums.tokens / sums.weight, sums.seconds / sums.weight);
+        let variance = sums.tokens_squared / sums.weight - mean_tokens * mean_tokens;
+        let covariance = sums.product / sums.weight - mean_tokens * mean_seconds;
         // All prompts of about one size say nothing about the slope: put all of the time on the tokens.
         let ratio = mean_seconds / mean_tokens.max(1.0);
         let spread = variance > 0.01 * mean_tokens * mean_tokens && variance > 1.0;
         let fitted = if spread { covariance / variance } else { ratio };
         // A line that would cross zero before zero tokens is better drawn through the origin.
         let crosses = mean_seconds < fitted * mean_tokens;
-        let slope = if crosses { self.product / self.tokens_squared } else { fitted };
+        let slope = if crosses { sums.product / sums.tokens_squared } else { fitted };
         let slope_s = bounded(slope.max(ratio * SLOPE_OF_RATIO_MIN), SLOPE.1, SLOPE.0, SLOPE.1);
         let base_s = bounded(mean_seconds - slope_s * mean_tokens, 0.0, 0.0, BASE_MAX_S);
         Some(TtftLine { base_s, slope_s })
@@ -129,17 +149,16 @@ impl TtftModel {
             _ => 0,
         };
         let trusted = if self.clipped.abs() >= REGIME { seconds } else { held };
-        self.add(1.0, tokens, trusted);
+        self.add(tokens, trusted);
         self.heard_at = pool_count;
     }
 
-    fn add(&mut self, weight: f64, tokens: f64, seconds: f64) {
-        let keep = if self.weight >= WINDOW { 1.0 - 1.0 / WINDOW } else { 1.0 };
-        self.weight = self.weight * keep + weight;
-        self.tokens = self.tokens * keep + weight * tokens;
-        self.seconds = self.seconds * keep + weight * seconds;
-        self.tokens_squared = self.tokens_squared * keep + weight * tokens * tokens;
-        self.product = self.product * keep + weight * tokens * seconds;
+    fn add(&mut self, tokens: f64, seconds: f64) {
+        if self.observed.weight >= WINDOW {
+            self.observed.scale(1.0 - 1.0 / WINDOW);
+        }
+        self.observed.add(tokens, seconds);
+        self.prior.scale(PRIOR_KEEP);
     }
 
     /// The line to use for an endpoint: its own, leaning on the pool's while it was seen little or long ago, so
@@ -147,7 +166,7 @@ impl TtftModel {
     pub(crate) fn within(&self, pool: TtftLine, pool_count: f64, endpoints: usize) -> TtftLine {
         let Some(own) = self.line() else { return pool };
         let silence = (pool_count - self.heard_at).max(0.0) / (WINDOW * endpoints.max(1) as f64);
-        let weight = self.weight * (-silence).exp();
+        let weight = self.observed.weight * (-silence).exp();
         let blend = |own: f64, pool: f64| (weight * own + POOL_WEIGHT * pool) / (weight + POOL_WEIGHT);
         let slope_s = blend(own.slope_s, pool.slope_s);
         let base_s = blend(own.base_s, pool.base_s);

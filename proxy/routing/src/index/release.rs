@@ -57,22 +57,19 @@ impl Index {
         self.keep_scratch(starts);
     }
 
-    /// Makes `at` the border of two segments, if it lies inside one.
+    /// Makes every segment that `chain[..at]` enters end where it leaves it.
     fn cut(&mut self, chain: &[u64], at: usize) {
-        let mut inside = None;
+        let chain = &chain[..at.min(chain.len())];
         let mut start = 0;
-        while start < at.min(chain.len()) {
+        while start < chain.len() {
             match self.find(chain[start]) {
                 None => start += 1,
                 Some(id) => {
                     let length = super::common(&self.segments[id as usize].run, &chain[start..]);
-                    inside = (start + length >= at).then_some((id, at - start));
+                    self.split(id, length);
                     start += length;
                 }
             }
-        }
-        if let Some((id, offset)) = inside {
-            self.split(id, offset);
         }
     }
 
