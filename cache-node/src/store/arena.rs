@@ -1,0 +1,331 @@
+//! The slab as numbers: extents, the slots they are cut into, who may be evicted. No memory is touched here.
+//!
+//! The slab is cut into extents of equal size. An extent is either in the pool or cut into slots of one **class** (a
+//! stride in bytes). An extent whose slots are all free returns to the pool, so classes trade extents as the mix of
+//! models changes. A slot's **generation** is even while a chunk can be read from it and odd otherwise; it grows with
+//! every change and outlives re-cutting, so a reader that compares it before and after its copy knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use larder_protocol::{BlockKey, Checksum, StoreNamespace};
+
+/// Slot numbers that an extent takes up, whatever its class: number = extent * this + index.
+pub const SLOTS_PER_EXTENT: u32 = 1024;
+
+/// A chunk's name in the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkName {
+    /// What keeps equal keys of different models apart.
+    pub namespace: StoreNamespace,
+    /// The engine's key.
+    pub key: BlockKey,
+}
+
+/// A chunk that lies whole in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) name: ChunkName,
+    /// Bytes of the chunk; the slot may be longer.
+    pub(super) bytes: u64,
+    pub(super) checksum: Checksum,
+    /// When the bytes were last read back and found right.
+    pub(super) verified: Option<Duration>,
+    /// Place in the order of use; unique.
+    pub(super) used: u64,
+}
+
+/// What a slot is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// Free => Writing.
+    Free,
+    /// A copy into it runs. Writing => Held; a copy between two mappings cannot fail.
+    Writing(ChunkName),
+    /// Readable. Held => (Free | Quarantined).
+    Held(Held),
+    /// Its bytes were found wrong; out of use until the node restarts, in case the memory is bad.
+    Quarantined,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    /// Leases (and verifications) that hold it.
+    pub(super) pins: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Extent {
+    /// The class it is cut for; none while in the pool.
+    pub(super) stride: Option<u64>,
+    pub(super) slots: Vec<Slot>,
+    /// By index, grown on demand; kept when the extent is cut anew.
+    pub(super) generations: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    /// Free slots, lowest first, so that high extents empty.
+    pub(super) free: BTreeSet<u32>,
+    /// Held and unpinned slots by order of use, the oldest first.
+    pub(super) evictable: BTreeMap<u64, u32>,
+}
+
+/// The slots of the host slab.
+#[derive(Debug)]
+pub(super) struct Arena {
+    pub(super) extent_bytes: u64,
+    pub(super) extents: Vec<Extent>,
+    pub(super) pool: BTreeSet<u32>,
+    pub(super) classes: BTreeMap<u64, Class>,
+    pub(super) pinned_bytes: u64,
+    /// Generations changed since they were last taken, in order.
+    changes: Vec<(u32, u64)>,
+}
+
+impl Arena {
+    pub(super) fn new(extent_bytes: u64, extents: u32) -> Self {
+        Self {
+            extent_bytes,
+            extents: (0..extents).map(|_| Extent::default()).collect(),
+            pool: (0..extents).collect(),
+            classes: BTreeMap::new(),
+            pinned_bytes: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The generations changed since the last call, in order. They must reach the shared table before any copy that
+    /// was decided after them begins.
+    pub(super) fn take_changes(&mut self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub(super) fn slot(&self, slot: u32) -> &Slot {
+        &self.extents[(slot / SLOTS_PER_EXTENT) as usize].slots[(slot % SLOTS_PER_EXTENT) as usize]
+    }
+
+    pub(super) fn slot_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.extents[(slot / SLOTS_PER_EXTENT) as usize].slots[(slot % SLOTS_PER_EXTENT) as usize]
+    }
+
+    pub(super) fn held(&self, slot: u32) -> Option<&Held> {
+        match &self.slot(slot).state {
+            State::Held(held) => Some(held),
+            _ => None,
+        }
+    }
+
+    pub(super) fn held_mut(&mut self, slot: u32) -> Option<&mut Held> {
+        match &mut self.slot_mut(slot).state {
+            State::Held(held) => Some(held),
+            _ => None,
+        }
+    }
+
+    pub(super) fn generation(&self, slot: u32) -> u64 {
+        let generations = &self.extents[(slot / SLOTS_PER_EXTENT) as usize].generations;
+        generations.get((slot % SLOTS_PER_EXTENT) as usize).copied().unwrap_or(0)
+    }
+
+    /// Bytes from one slot of this slot's class to the next.
+    pub(super) fn stride(&self, slot: u32) -> u64 {
+        self.extents[(slot / SLOTS_PER_EXTENT) as usize].stride.expect("a slot exists only in a cut extent")
+    }
+
+    /// Where the slot begins in the slab, in bytes.
+    pub(super) fn offset(&self, slot: u32) -> u64 {
+        let extent = u64::from(slot / SLOTS_PER_EXTENT);
+        extent * self.extent_bytes + u64::from(slot % SLOTS_PER_EXTENT) * self.stride(slot)
+    }
+
+    /// Moves the generation on until it is even (`readable`) or odd.
+    fn advance(&mut self, slot: u32, readable: bool) {
+        let generations = &mut self.extents[(slot / SLOTS_PER_EXTENT) as usize].generations;
+        let index = (slot % SLOTS_PER_EXTENT) as usize;
+        if generations.len() <= index {
+            generations.resize(index + 1, 0);
+        }
+        let generation = &mut generations[index];
+        // 0 is even and was never readable: nobody is ever granted it.
+        let wanted = (*generation).is_multiple_of(2) == readable && *generation > 0;
+        if !wanted {
+            *generation += 1 + u64::from(readable && *generation == 0);
+            self.changes.push((slot, *generation));
+        }
+    }
+
+    /// A slot of this class to write `name` into, and the chunks that were evicted for it. None if all that would
+    /// have to go is pinned, being written or quarantined.
+    pub(super) fn allocate(&mut self, stride: u64, name: ChunkName) -> Option<(u32, Vec<ChunkName>)> {
+        let mut evicted = Vec::new();
+        let slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut evicted))?;
+        self.classes.get_mut(&stride).expect("it has a free slot").free.remove(&slot);
+        self.slot_mut(slot).state = State::Writing(name);
+        self.advance(slot, false);
+        Some((slot, evicted))
+    }
+
+    fn free_slot(&mut self, stride: u64) -> Option<u32> {
+        if let Some(slot) = self.classes.get(&stride).and_then(|class| class.free.first()) {
+            return Some(*slot);
+        }
+        let extent = self.pool.pop_first()?;
+        self.cut(extent, stride);
+        Some(extent * SLOTS_PER_EXTENT)
+    }
+
+    fn cut(&mut self, extent: u32, stride: u64) {
+        let fit = u32::try_from(self.extent_bytes / stride).unwrap_or(u32::MAX).min(SLOTS_PER_EXTENT);
+        let cut = &mut self.extents[extent as usize];
+        cut.stride = Some(stride);
+        cut.slots = vec![Slot { state: State::Free, pins: 0 }; fit as usize];
+        let first = extent * SLOTS_PER_EXTENT;
+        self.classes.entry(stride).or_default().free.extend(first..first + fit);
+    }
+
+    /// Evicts: another class's extent if all of it is colder than this class's coldest chunk, else that chunk.
+    fn make_room(&mut self, stride: u64, evicted: &mut Vec<ChunkName>) -> Option<u32> {
+        let own = self.coldest(stride);
+        if let Some(extent) = self.colder_extent(stride, own.map(|(used, _)| used)) {
+            // Named before the first goes: evicting the last one gives the extent back.
+            let slots = self.extents[extent as usize].slots.iter().zip(extent * SLOTS_PER_EXTENT..);
+            let held: Vec<u32> =
+                slots.filter(|(slot, _)| matches!(slot.state, State::Held(_))).map(|(_, slot)| slot).collect();
+            evicted.extend(held.into_iter().map(|slot| self.evict(slot)));
+            return self.free_slot(stride);
+        }
+        let (_, slot) = own?;
+        evicted.push(self.evict(slot));
+        // Evicting the last chunk of an extent gives the whole extent back; it is cut anew at once.
+        self.free_slot(stride)
+    }
+
+    fn coldest(&self, stride: u64) -> Option<(u64, u32)> {
+        self.classes.get(&stride)?.evictable.first_key_value().map(|(used, slot)| (*used, *slot))
+    }
+
+    /// The extent of another class that holds the coldest chunk there, if nothing in it is in use and nothing in it
+    /// was used after `than` (or this class has nothing to evict at all).
+    fn colder_extent(&self, stride: u64, than: Option<u64>) -> Option<u32> {
+        let others = self.classes.keys().filter(|other| **other != stride);
+        let (used, slot) = others.filter_map(|other| self.coldest(*other)).min()?;
+        if than.is_some_and(|than| used > than) {
+            return None;
+        }
+        let extent = slot / SLOTS_PER_EXTENT;
+        let gone = |slot: &Slot| match &slot.state {
+            State::Free => true,
+            State::Held(held) => slot.pins == 0 && than.is_none_or(|than| held.used < than),
+            State::Writing(_) | State::Quarantined => false,
+        };
+        self.extents[extent as usize].slots.iter().all(gone).then_some(extent)
+    }
+
+    /// Frees a held, unpinned slot. Returns what it held.
+    pub(super) fn evict(&mut self, slot: u32) -> ChunkName {
+        let found = self.slot_mut(slot);
+        assert_eq!(found.pins, 0, "a leased slot is never evicted");
+        let State::Held(held) = std::mem::replace(&mut found.state, State::Free) else {
+            panic!("only a held slot is evicted");
+        };
+        let stride = self.stride(slot);
+        self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&held.used);
+        self.advance(slot, false);
+        self.freed(slot);
+        held.name
+    }
+
+    /// Puts a slot back, and its extent into the pool if that was the last.
+    fn freed(&mut self, slot: u32) {
+        let (extent, stride) = (slot / SLOTS_PER_EXTENT, self.stride(slot));
+        let class = self.classes.get_mut(&stride).expect("its class exists");
+        class.free.insert(slot);
+        let cut = &mut self.extents[extent as usize];
+        if cut.slots.iter().all(|slot| slot.state == State::Free) {
+            let first = extent * SLOTS_PER_EXTENT;
+            (first..first + cut.slots.len() as u32).for_each(|slot| {
+                class.free.remove(&slot);
+            });
+            cut.slots = Vec::new();
+            cut.stride = None;
+            self.pool.insert(extent);
+            if class.free.is_empty() && !self.extents.iter().any(|extent| extent.stride == Some(stride)) {
+                self.classes.remove(&stride);
+            }
+        }
+    }
+
+    /// A written slot becomes readable.
+    pub(super) fn publish(&mut self, slot: u32, held: Held) {
+        debug_assert!(matches!(self.slot(slot).state, State::Writing(_)), "only a write is published");
+        let (stride, used) = (self.stride(slot), held.used);
+        self.slot_mut(slot).state = State::Held(held);
+        self.classes.get_mut(&stride).expect("its class exists").evictable.insert(used, slot);
+        self.advance(slot, true);
+    }
+
+    /// Moves a held chunk in the order of use.
+    pub(super) fn touch(&mut self, slot: u32, used: u64) {
+        let (stride, pins) = (self.stride(slot), self.slot(slot).pins);
+        let Some(held) = self.held_mut(slot) else { return };
+        let before = std::mem::replace(&mut held.used, used);
+        if pins == 0 {
+            let class = self.classes.get_mut(&stride).expect("its class exists");
+            class.evictable.remove(&before);
+            class.evictable.insert(used, slot);
+        }
+    }
+
+    /// Holds a slot against eviction until [`Self::unpin`].
+    pub(super) fn pin(&mut self, slot: u32) {
+        let stride = self.stride(slot);
+        let found = self.slot_mut(slot);
+        found.pins += 1;
+        if found.pins > 1 {
+            return;
+        }
+        if let State::Held(held) = &found.state {
+            let used = held.used;
+            self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&used);
+        }
+        self.pinned_bytes += stride;
+    }
+
+    pub(super) fn unpin(&mut self, slot: u32) {
+        let stride = self.stride(slot);
+        let found = self.slot_mut(slot);
+        found.pins -= 1;
+        if found.pins > 0 {
+            return;
+        }
+        if let State::Held(held) = &found.state {
+            let used = held.used;
+            self.classes.get_mut(&stride).expect("its class exists").evictable.insert(used, slot);
+        }
+        self.pinned_bytes -= stride;
+    }
+
+    /// Takes a held slot out of use for good; whoever is reading it sees the generation change. Returns what it held.
+    pub(super) fn quarantine(&mut self, slot: u32) -> Option<ChunkName> {
+        let stride = self.stride(slot);
+        let found = self.slot_mut(slot);
+        if !matches!(found.state, State::Held(_)) {
+            return None;
+        }
+        let State::Held(held) = std::mem::replace(&mut found.state, State::Quarantined) else { return None };
+        if found.pins == 0 {
+            self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&held.used);
+        }
+        self.advance(slot, false);
+        Some(held.name)
+    }
+
+    /// Every slot of every cut extent, with its number.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        self.extents.iter().zip(0..).flat_map(|(extent, number)| {
+            extent.slots.iter().zip(0..).map(move |(slot, index)| (number * SLOTS_PER_EXTENT + index, slot))
+        })
+    }
+}

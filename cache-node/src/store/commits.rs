@@ -1,0 +1,201 @@
+//! Offload and commit: from a session's region into the slab.
+
+use larder_protocol::code::ErrorCode;
+use larder_protocol::message::{Committed, Offload, Offloading, Verdict, Verdicts};
+use larder_protocol::{Checksum, message};
+
+use super::arena::{Held, State};
+use super::sessions::{Layout, error};
+use super::{ChunkName, ConnectionId, CopyId, Output, SessionId, Store, send};
+use crate::recipe::PromptKeys;
+
+/// A commit that is being worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CommitId(u64);
+
+/// A commit some of whose chunks are still being copied.
+#[derive(Debug)]
+pub(super) struct Commit {
+    connection: ConnectionId,
+    session: SessionId,
+    id: u64,
+    results: Vec<Verdict>,
+    region_slots: Vec<u32>,
+    copying: usize,
+}
+
+/// One chunk being copied in.
+#[derive(Debug)]
+pub(super) struct Copying {
+    commit: CommitId,
+    pub(super) slot: u32,
+    name: ChunkName,
+    bytes: u64,
+    used: u64,
+}
+
+impl Store {
+    /// Says which chunks are worth writing to the region. Takes nothing: whoever commits first, stores.
+    pub(super) fn offload(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        offload: &Offload,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(layout) = self.serving(connection, session, offload.id, out) else { return };
+        let mut room = self.settings.copies_max.saturating_sub(self.copies.len());
+        let mut verdicts = Vec::with_capacity(offload.keys.len());
+        for key in &offload.keys {
+            let name = ChunkName { namespace: layout.namespace, key: key.clone() };
+            verdicts.push(match (self.chunks.contains_key(&name), room) {
+                (true, _) => Verdict::Held,
+                (false, 0) => Verdict::Refused,
+                (false, _) => {
+                    room -= 1;
+                    Verdict::Accepted
+                }
+            });
+        }
+        out.push(send(connection, Offloading { id: offload.id, verdicts: Verdicts(verdicts) }));
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        connection: ConnectionId,
+        session_id: SessionId,
+        commit: message::Commit,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(layout) = self.serving(connection, session_id, commit.id, out) else { return };
+        let session = self.sessions.get_mut(&session_id).expect("it serves");
+        let mut taken = session.region_busy.clone();
+        let fits = |slot: &u32| *slot < layout.region_slots && taken.insert(*slot);
+        if !commit.region_slots.iter().all(fits) {
+            let text = format!("a region slot is not below {}, or under a commit already", layout.region_slots);
+            return out.push(error(connection, Some(commit.id), ErrorCode::BadRegionSlot, text));
+        }
+        session.region_busy = taken;
+        if let Some(tag) = commit.tag {
+            let keys = PromptKeys {
+                namespace: layout.namespace,
+                tokens_per_chunk: layout.tokens_per_chunk,
+                keys: &commit.keys,
+                end_tokens: &commit.end_tokens,
+                prompt_tokens: commit.prompt_tokens,
+            };
+            self.recipes.note_keys(tag, &keys);
+        }
+        self.begin(connection, session_id, &layout, commit, out);
+    }
+
+    /// Decides on each chunk and gives out the copies.
+    fn begin(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        layout: &Layout,
+        commit: message::Commit,
+        out: &mut Vec<Output>,
+    ) {
+        let id = CommitId(self.number());
+        let numbers = self.use_numbers(commit.keys.len());
+        let mut results = Vec::with_capacity(commit.keys.len());
+        let mut copying = 0;
+        for ((index, key), region_slot) in (0_u64..).zip(commit.keys).zip(&commit.region_slots) {
+            let name = ChunkName { namespace: layout.namespace, key };
+            let used = numbers - index;
+            results.push(match self.chunks.get(&name) {
+                Some(slot) => {
+                    self.arena.touch(*slot, used);
+                    self.counts.held_already_chunks += 1;
+                    Verdict::Held
+                }
+                None => match self.write_slot(layout.stride, &name) {
+                    Some(slot) => {
+                        copying += 1;
+                        let copying = Copying { commit: id, slot, name, bytes: layout.chunk_bytes, used };
+                        self.copy(session, copying, u64::from(*region_slot) * layout.stride, out);
+                        Verdict::Accepted
+                    }
+                    None => {
+                        self.counts.refused_chunks += 1;
+                        Verdict::Refused
+                    }
+                },
+            });
+        }
+        let region_slots = commit.region_slots;
+        let commit = Commit { connection, session, id: commit.id, results, region_slots, copying };
+        if copying == 0 {
+            return self.finish(commit, out);
+        }
+        self.commits.insert(id, commit);
+    }
+
+    /// A slot to write a new chunk into, if one can be had.
+    fn write_slot(&mut self, stride: u64, name: &ChunkName) -> Option<u32> {
+        if self.copies.len() >= self.settings.copies_max {
+            return None;
+        }
+        let (slot, evicted) = self.arena.allocate(stride, name.clone())?;
+        self.counts.evicted_chunks += evicted.len() as u64;
+        for gone in evicted {
+            self.chunks.remove(&gone);
+        }
+        self.chunks.insert(name.clone(), slot);
+        Some(slot)
+    }
+
+    fn copy(&mut self, session: SessionId, copying: Copying, from: u64, out: &mut Vec<Output>) {
+        // The slot's generation must be odd in the shared table before its first byte changes.
+        self.publish_generations(out);
+        let copy = CopyId(self.number());
+        let to = self.arena.offset(copying.slot);
+        out.push(Output::Copy { copy, session, from, to, bytes: copying.bytes });
+        self.copies.insert(copy, copying);
+    }
+
+    pub(super) fn copied(&mut self, copy: CopyId, checksum: Checksum, out: &mut Vec<Output>) {
+        let Some(done) = self.copies.remove(&copy) else { return };
+        debug_assert!(matches!(self.arena.slot(done.slot).state, State::Writing(_)), "its slot waits for it");
+        self.counts.stored_chunks += 1;
+        self.counts.stored_bytes += done.bytes;
+        let held = Held { name: done.name, bytes: done.bytes, checksum, verified: None, used: done.used };
+        self.arena.publish(done.slot, held);
+        self.publish_generations(out);
+        let commit = self.commits.get_mut(&done.commit).expect("its commit waits for it");
+        commit.copying -= 1;
+        if commit.copying == 0 {
+            let commit = self.commits.remove(&done.commit).expect("was found above");
+            self.finish(commit, out);
+        }
+    }
+
+    fn finish(&mut self, commit: Commit, out: &mut Vec<Output>) {
+        if let Some(session) = self.sessions.get_mut(&commit.session) {
+            for slot in &commit.region_slots {
+                session.region_busy.remove(slot);
+            }
+        }
+        let committed = Committed { id: commit.id, results: Verdicts(commit.results) };
+        out.push(send(commit.connection, committed));
+    }
+
+    /// The layout of a session that serves; answers the request otherwise.
+    fn serving(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        request: u64,
+        out: &mut Vec<Output>,
+    ) -> Option<Layout> {
+        let session = self.sessions.get(&session).filter(|session| session.ready);
+        let layout = session.and_then(|session| session.layout.clone());
+        if layout.is_none() {
+            let text = "not all connections of this session have registered".to_owned();
+            out.push(error(connection, Some(request), ErrorCode::NotRegistered, text));
+        }
+        layout
+    }
+}

@@ -1,0 +1,89 @@
+//! What the store counts, and what it tells about itself.
+
+use super::sessions::EngineStats;
+
+/// Counts since the node started; they only grow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lookups of serving engines.
+    pub lookups: u64,
+    /// Lookups that got a lease.
+    pub lookup_hits: u64,
+    /// Lookups that got none.
+    pub lookup_misses: u64,
+    /// Tokens of the chunks that lookups named.
+    pub looked_up_tokens: u64,
+    /// Tokens of the chunks that lookups were leased.
+    pub hit_tokens: u64,
+    /// Stage calls that got a lease.
+    pub staged: u64,
+    /// Stage calls that got none.
+    pub staged_nothing: u64,
+    /// Tokens staged.
+    pub staged_tokens: u64,
+    /// Tokens of staged leases that ended without a load.
+    pub unused_staged_tokens: u64,
+    /// Loads begun.
+    pub loads: u64,
+    /// Tokens of loads begun.
+    pub loading_tokens: u64,
+    /// Loads that the engine called failed.
+    pub failed_loads: u64,
+    /// Leases whose time ran out, an open load or not.
+    pub expired_leases: u64,
+    /// Chunks copied in.
+    pub stored_chunks: u64,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// Chunks committed that were held already.
+    pub held_already_chunks: u64,
+    /// Chunks refused for want of room or copying capacity.
+    pub refused_chunks: u64,
+    /// Chunks evicted.
+    pub evicted_chunks: u64,
+    /// Chunks whose checksum was wrong; each is quarantined.
+    pub corrupt_chunks: u64,
+    /// Frames and messages that could not be read.
+    pub faults: u64,
+}
+
+/// The store at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Counts since the start.
+    pub counts: Counts,
+    /// Bytes of the slab.
+    pub slab_bytes: u64,
+    /// Extents that no class uses.
+    pub free_extents: u64,
+    /// Chunks held.
+    pub chunks: u64,
+    /// Bytes of chunks held.
+    pub held_bytes: u64,
+    /// Bytes of the slots they lie in.
+    pub held_slot_bytes: u64,
+    /// Slots being written.
+    pub writing_slots: u64,
+    /// Slots out of use because their bytes were found wrong.
+    pub quarantined_slots: u64,
+    /// Bytes of slots that leases and verifications pin.
+    pub pinned_bytes: u64,
+    /// Leases granted and not ended.
+    pub leases: u64,
+    /// Leases of ended sessions that are kept because a load may still be copying.
+    pub orphaned_leases: u64,
+    /// Loads begun and not completed.
+    pub open_loads: u64,
+    /// Verifications given out.
+    pub verifications: u64,
+    /// Copies given out.
+    pub copies: u64,
+    /// Sessions that live.
+    pub sessions: u64,
+    /// Recipes held.
+    pub recipes: u64,
+    /// Their bytes, roughly.
+    pub recipe_bytes: u64,
+    /// Each engine.
+    pub engines: Vec<EngineStats>,
+}

@@ -1,0 +1,114 @@
+//! What the proxy asks: bring the beginning of a prompt near an engine, by what recipes say it is.
+
+use std::time::Duration;
+
+use larder_protocol::LeaseId;
+use larder_protocol::control::{StageAnswer, StageReason, StageRequest};
+
+use super::leases::{Asker, OpeningRequest, nothing};
+use super::sessions::NoSession;
+use super::{ChunkName, Output, SessionId, Store, Ticket};
+use crate::recipe::{EndKey, PromptChain};
+
+/// Share of a stage call's deadline that may go into verifying; the rest is for the way back.
+const VERIFY_SHARE: f64 = 0.75;
+
+/// What a chain leads to in this node.
+struct Plan {
+    session: SessionId,
+    keys: Vec<EndKey>,
+}
+
+impl Store {
+    pub(super) fn stage(
+        &mut self,
+        ticket: Ticket,
+        request: &StageRequest,
+        fresh: LeaseId,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(tag) = request.tag else { return };
+        let chain = chain_of(request);
+        // Noted whatever comes of it: the engine will report this prompt's keys under the same tag.
+        self.recipes.note_chain(tag, &chain);
+        let plan = match self.plan(request, &chain) {
+            Ok(plan) => plan,
+            Err(reason) => {
+                self.counts.staged_nothing += 1;
+                return out.push(Output::Answer { ticket, answer: nothing(tag, reason) });
+            }
+        };
+        let layout = self.sessions.get(&plan.session).and_then(|session| session.layout.clone());
+        let layout = layout.expect("a serving session has a layout");
+        let deadline = request.deadline_ms.map_or(self.settings.stage_deadline, |ms| {
+            Duration::from_millis(u64::from(ms)).min(self.settings.stage_deadline)
+        });
+        let opening = OpeningRequest {
+            session: plan.session,
+            namespace: layout.namespace,
+            tokens_per_chunk: layout.tokens_per_chunk,
+            lease: fresh,
+            stop_at: now.saturating_add(deadline.mul_f64(VERIFY_SHARE)),
+            asker: Asker::Stage { ticket, tag, named: plan.keys.len(), ends: plan.keys.clone() },
+        };
+        let bytes_max = request.max_bytes.unwrap_or(u64::MAX);
+        self.open(opening, plan.keys.iter().map(|(_, key)| key), bytes_max, now, out);
+    }
+
+    /// What staging would give, by the catalog alone.
+    pub(super) fn probe(&mut self, ticket: Ticket, request: &StageRequest, out: &mut Vec<Output>) {
+        let Some(tag) = request.tag else { return };
+        let answer = match self.plan(request, &chain_of(request)) {
+            Err(reason) => nothing(tag, reason),
+            Ok(plan) => self.outlook(&plan, request),
+        };
+        out.push(Output::Answer { ticket, answer });
+    }
+
+    fn outlook(&self, plan: &Plan, request: &StageRequest) -> StageAnswer {
+        let session = self.sessions.get(&plan.session);
+        let layout = session.and_then(|session| session.layout.as_ref()).expect("a serving session has a layout");
+        let held = |key| {
+            let slot = self.chunks.get(&ChunkName { namespace: layout.namespace, key });
+            slot.is_some_and(|slot| self.arena.held(*slot).is_some())
+        };
+        let leading = plan.keys.iter().take_while(|(_, key)| held(key.clone())).count() as u64;
+        let chunks = leading.min(request.max_bytes.unwrap_or(u64::MAX) / layout.chunk_bytes);
+        let reason = match chunks {
+            _ if leading == 0 => StageReason::NotHeld,
+            chunks if chunks == plan.keys.len() as u64 => StageReason::Staged,
+            chunks if chunks < leading => StageReason::Cut,
+            _ => StageReason::Partial,
+        };
+        StageAnswer {
+            lease: None,
+            tag: request.tag,
+            tokens_ready: chunks * u64::from(layout.tokens_per_chunk),
+            chunks,
+            bytes: chunks * layout.chunk_bytes,
+            reason,
+        }
+    }
+
+    fn plan(&mut self, request: &StageRequest, chain: &PromptChain) -> Result<Plan, StageReason> {
+        let session = self.session_named(request.engine.as_deref()).map_err(|none| match none {
+            NoSession::None => StageReason::NoEngine,
+            NoSession::Ambiguous => StageReason::AmbiguousEngine,
+            NoSession::NotReady => StageReason::NotReady,
+        })?;
+        let layout = self.sessions.get(&session).and_then(|session| session.layout.as_ref());
+        let namespace = layout.expect("a serving session has a layout").namespace;
+        let found = self.recipes.find(namespace, chain).filter(|found| !found.keys.is_empty());
+        let keys = found.ok_or(StageReason::NoRecipe)?.keys;
+        Ok(Plan { session, keys })
+    }
+}
+
+fn chain_of(request: &StageRequest) -> PromptChain {
+    PromptChain {
+        points: request.chain.iter().map(|point| point.0).collect(),
+        run_bytes: request.run_bytes.max(1),
+        prompt_bytes: request.prompt_bytes,
+    }
+}

@@ -1,0 +1,284 @@
+//! Seeded random histories: whatever engines, proxies, jobs and clocks do, in any order, the invariants hold (checked
+//! by the world after every step), nobody reads bytes that are not its key's, and everything comes back in the end.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CHUNK: u64 = 128 << 10;
+
+/// One thing that happens. Numbers are taken modulo what exists.
+#[derive(Debug, Clone)]
+enum Happening {
+    Connect { n: u64, large: bool },
+    Lose { n: u64 },
+    Die { n: u64 },
+    Commit { n: u64, first: u64, count: u64 },
+    Lookup { n: u64, first: u64, count: u64 },
+    Stage { n: u64, first: u64, runs: u64 },
+    Load { which: usize },
+    Complete { which: usize },
+    Release { which: usize },
+    Work { which: usize },
+    Damage { nth: usize },
+    Wait { seconds: u64 },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let n = 0_u64..4;
+    prop_oneof![
+        2 => (n.clone(), any::<bool>()).prop_map(|(n, large)| Happening::Connect { n, large }),
+        1 => n.clone().prop_map(|n| Happening::Lose { n }),
+        1 => n.clone().prop_map(|n| Happening::Die { n }),
+        6 => (n.clone(), 0_u64..60, 1_u64..6).prop_map(|(n, first, count)| Happening::Commit { n, first, count }),
+        6 => (n.clone(), 0_u64..60, 1_u64..6).prop_map(|(n, first, count)| Happening::Lookup { n, first, count }),
+        2 => (n, 0_u64..60, 1_u64..12).prop_map(|(n, first, runs)| Happening::Stage { n, first, runs }),
+        4 => any::<usize>().prop_map(|which| Happening::Load { which }),
+        3 => any::<usize>().prop_map(|which| Happening::Complete { which }),
+        2 => any::<usize>().prop_map(|which| Happening::Release { which }),
+        10 => any::<usize>().prop_map(|which| Happening::Work { which }),
+        1 => any::<usize>().prop_map(|nth| Happening::Damage { nth }),
+        2 => (1_u64..20).prop_map(|seconds| Happening::Wait { seconds }),
+    ]
+}
+
+/// A lease as its engine knows it, with what each chunk must read as.
+struct Known {
+    engine: u64,
+    scheduler: ConnectionId,
+    lease: LeaseId,
+    chunks: Vec<(u32, u64, u64)>,
+    open_loads: u32,
+    /// The engine's processes may still be copying.
+    alive: bool,
+}
+
+struct History {
+    world: World,
+    /// Connected engines: run number and whether it is of the large layout.
+    engines: HashMap<u64, (u64, bool)>,
+    runs: u64,
+    known: Vec<Known>,
+    /// Runs whose connections are gone and whose processes are not known dead.
+    lingering: Vec<u64>,
+    heard: usize,
+    tickets: u64,
+    /// Whether damage was done: then a chunk may read as damaged until it is verified again.
+    damaged: bool,
+}
+
+impl History {
+    fn new() -> Self {
+        Self {
+            world: World::new(settings()),
+            engines: HashMap::new(),
+            runs: 10,
+            known: Vec::new(),
+            lingering: Vec::new(),
+            heard: 0,
+            tickets: 0,
+            damaged: false,
+        }
+    }
+
+    fn happen(&mut self, happening: &Happening) {
+        match *happening {
+            Happening::Connect { n, large } => self.connect(n, large),
+            Happening::Lose { n } => self.lose(n),
+            Happening::Die { n } => self.die(n),
+            Happening::Commit { n, first, count } => self.commit(n, first, count),
+            Happening::Lookup { n, first, count } => self.lookup(n, first, count),
+            Happening::Stage { n, first, runs } => self.stage(n, first, runs),
+            Happening::Load { which } => self.load(which),
+            Happening::Complete { which } => self.complete(which),
+            Happening::Release { which } => self.release(which),
+            Happening::Work { which } => {
+                if !self.world.jobs.is_empty() {
+                    let index = which % self.world.jobs.len();
+                    self.world.work(index);
+                }
+            }
+            Happening::Damage { nth } => {
+                let damage = Damage::Flip { key: None, nth: nth % 32, byte: 0, bit: 0 };
+                self.damaged |= self.world.store.stats().chunks > nth as u64 % 32;
+                self.world.step(Input::Damage { ticket: Ticket(0), damage });
+            }
+            Happening::Wait { seconds } => self.world.later(seconds),
+        }
+        self.hear();
+        self.readers_see_their_bytes();
+    }
+
+    fn connect(&mut self, n: u64, large: bool) {
+        if self.engines.contains_key(&n) {
+            return;
+        }
+        self.runs += 1;
+        let (bytes, weights) = if large { (4 * CHUNK, 2) } else { (CHUNK, 1) };
+        self.world.engine(self.runs, &register(bytes, weights));
+        self.engines.insert(n, (self.runs, large));
+    }
+
+    fn scheduler(&self, n: u64) -> Option<ConnectionId> {
+        self.engines.get(&n).map(|(run, _)| ConnectionId(2 * run))
+    }
+
+    fn lose(&mut self, n: u64) {
+        let Some((run, _)) = self.engines.remove(&n) else { return };
+        self.world.step(Input::Closed { connection: ConnectionId(2 * run) });
+        self.lingering.push(run);
+        self.known.retain(|known| known.engine != run || known.open_loads > 0);
+    }
+
+    fn die(&mut self, n: u64) {
+        let run = match self.engines.remove(&n) {
+            Some((run, _)) => {
+                self.world.step(Input::Closed { connection: ConnectionId(2 * run + 1) });
+                run
+            }
+            None => match self.lingering.pop() {
+                Some(run) => run,
+                None => return,
+            },
+        };
+        self.lingering.retain(|lingering| *lingering != run);
+        self.known.iter_mut().filter(|known| known.engine == run).for_each(|known| known.alive = false);
+        self.known.retain(|known| known.alive);
+        self.world.step(Input::ProcessDead { connection: ConnectionId(2 * run + 1) });
+    }
+
+    fn commit(&mut self, n: u64, first: u64, count: u64) {
+        let Some(scheduler) = self.scheduler(n) else { return };
+        let session = self.world.session(scheduler);
+        if self.world.store.sessions[&session].region_busy.is_empty() {
+            self.world.commit(scheduler, first..first + count, None);
+        }
+    }
+
+    fn lookup(&mut self, n: u64, first: u64, count: u64) {
+        let Some(scheduler) = self.scheduler(n) else { return };
+        let lookup = Lookup {
+            id: 5,
+            keys: keys(first..first + count),
+            end_tokens: (1..=count as u32).map(|index| index * 32).collect(),
+            request: None,
+            tag: Some(Tag(u128::from(first))),
+            prompt_tokens: Some(count as u32 * 32 + 1),
+        };
+        self.world.say(scheduler, lookup);
+    }
+
+    fn stage(&mut self, n: u64, first: u64, runs: u64) {
+        let Some((run, _)) = self.engines.get(&n) else { return };
+        self.tickets += 1;
+        let request = larder_protocol::control::StageRequest {
+            tag: Some(Tag(u128::from(first))),
+            chain: (0..runs).map(|index| ChainPoint(first * 1000 + index)).collect(),
+            run_bytes: 128,
+            prompt_bytes: runs * 128,
+            engine: Some(format!("e{run}")),
+            deadline_ms: None,
+            max_bytes: None,
+        };
+        let fresh = self.world.fresh();
+        self.world.step(Input::Stage { ticket: Ticket(self.tickets), request, fresh });
+    }
+
+    /// Takes in what was said since: leases and grants, with what their chunks must read as.
+    fn hear(&mut self) {
+        let said = self.world.said[self.heard..].to_vec();
+        self.heard = self.world.said.len();
+        for (scheduler, message) in said {
+            let (lease, slots, generations) = match message {
+                ToEngine::Leased(leased) => (leased.lease, leased.slots, leased.generations),
+                ToEngine::Grant(grant) => (grant.lease, grant.slots, grant.generations),
+                _ => continue,
+            };
+            let contents = slots.iter().zip(&generations).map(|(slot, generation)| {
+                let name = self.world.store.arena.held(*slot).expect("leased chunks are held").name.clone();
+                let content = u64::from_be_bytes(name.key.as_bytes().try_into().unwrap());
+                (*slot, *generation, content)
+            });
+            let chunks = contents.collect();
+            self.known.push(Known { engine: scheduler.0 / 2, scheduler, lease, chunks, open_loads: 0, alive: true });
+        }
+    }
+
+    fn pick(&mut self, which: usize, wanted: impl Fn(&Known) -> bool) -> Option<&mut Known> {
+        let engines: Vec<u64> = self.engines.values().map(|(run, _)| *run).collect();
+        let mut fitting: Vec<&mut Known> = self
+            .known
+            .iter_mut()
+            .filter(|known| engines.contains(&known.engine) && wanted(known))
+            .collect();
+        let count = fitting.len();
+        (count > 0).then(|| fitting.swap_remove(which % count))
+    }
+
+    fn load(&mut self, which: usize) {
+        let Some(known) = self.pick(which, |_| true) else { return };
+        let (scheduler, lease, count) = (known.scheduler, known.lease, known.chunks.len() as u32);
+        self.world.load(scheduler, lease, count);
+        if matches!(self.world.last(scheduler), ToEngine::Okay(_)) {
+            let known = self.known.iter_mut().find(|known| known.lease == lease).unwrap();
+            known.open_loads += 1;
+        }
+    }
+
+    fn complete(&mut self, which: usize) {
+        let Some(known) = self.pick(which, |known| known.open_loads > 0) else { return };
+        known.open_loads -= 1;
+        let (scheduler, lease) = (known.scheduler, known.lease);
+        self.world.complete(scheduler, lease);
+        assert!(matches!(self.world.last(scheduler), ToEngine::Okay(_)), "an open load is completed");
+    }
+
+    fn release(&mut self, which: usize) {
+        let Some(known) = self.pick(which, |_| true) else { return };
+        let (scheduler, lease) = (known.scheduler, known.lease);
+        self.world.release(scheduler, lease);
+    }
+
+    /// Whoever has a load open can read, at any moment: either its key's bytes, or the generation tells that it
+    /// must not count them (a chunk quarantined meanwhile). Never another key's bytes under the right generation.
+    fn readers_see_their_bytes(&self) {
+        for known in self.known.iter().filter(|known| known.open_loads > 0) {
+            for (slot, generation, content) in &known.chunks {
+                match self.world.read(*slot, *generation) {
+                    Some(bytes) => assert_eq!(bytes.content, *content, "lease {}", known.lease),
+                    None => assert!(self.damaged, "only a quarantine takes a slot from an open load"),
+                }
+            }
+        }
+    }
+
+    /// Lets everything end: all jobs done, all engines dead, all leases expired.
+    fn end(&mut self) {
+        self.world.work_all();
+        self.hear();
+        for n in 0..4 {
+            self.die(n);
+        }
+        while !self.lingering.is_empty() {
+            self.die(0);
+        }
+        self.world.later(3600);
+        let stats = self.world.store.stats();
+        assert_eq!((stats.pinned_bytes, stats.leases, stats.sessions), (0, 0, 0));
+        assert_eq!((stats.verifications, stats.copies, stats.writing_slots), (0, 0, 0));
+        assert!(self.world.store.commits.is_empty() && self.world.store.sessions.is_empty());
+        assert!(self.world.store.connections.is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn invariants_hold_and_everything_comes_back(happenings in prop::collection::vec(happening(), 1..150)) {
+        let mut history = History::new();
+        for happening in &happenings {
+            history.happen(happening);
+        }
+        history.end();
+    }
+}
