@@ -173,62 +173,82 @@ impl<'a> Cursor<'a> {
                 self.at = scan::nested(self.cpu, self.body, start).ok_or(self.broken())?;
                 Ok(Value::Nested(Span { start, end: self.at }))
             }
-            Some(b'n') => self.word(b"null").map(|_| Value::Null),
-            _ => Ok(Value::Literal(self.literal()?)),
+            Some(b'n') if self.word(b"null") => Ok(Value::Null),
+            _ if self.literal() => Ok(Value::Literal(Span { start, end: self.at })),
+            _ => Err(self.broken()),
         }
     }
 
     /// Steps over any value with the least demands: what it holds is not looked at, a string may have any bytes.
     pub(crate) fn skip(&mut self) -> Result<(), NoChain> {
-        if self.peek() == Some(b'"') {
-            let end = scan::string(self.cpu, self.body, self.at + 1).end().ok_or(self.broken())?;
-            self.at = end + 1;
-            return Ok(());
-        }
-        self.other_value().map(|_| ())
+        let end = match self.peek() {
+            Some(b'"') => scan::string(self.cpu, self.body, self.at + 1).end().map(|quote| quote + 1),
+            Some(b'{' | b'[') => scan::nested(self.cpu, self.body, self.at),
+            _ => self.literal().then_some(self.at),
+        };
+        self.at = end.ok_or(self.broken())?;
+        Ok(())
     }
 
-    /// Reads `true`, `false`, `null` or a number.
-    pub(crate) fn literal(&mut self) -> Result<Span, NoChain> {
-        match self.peek() {
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
-            _ => self.number(),
-        }
+    /// Steps over `true`, `false`, `null` or a number; whether there was one.
+    #[inline]
+    #[must_use]
+    pub(crate) fn literal(&mut self) -> bool {
+        let found = literal(self.body, self.at);
+        self.at = found.unwrap_or(self.at);
+        found.is_some()
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<Span, NoChain> {
-        let start = self.at;
-        if !self.body[start..].starts_with(word) {
-            return Err(self.broken());
-        }
-        self.at += word.len();
-        Ok(Span { start, end: self.at })
+    fn word(&mut self, word: &[u8]) -> bool {
+        let found = self.body[self.at..].starts_with(word);
+        self.at += if found { word.len() } else { 0 };
+        found
     }
+}
 
-    fn number(&mut self) -> Result<Span, NoChain> {
-        let start = self.at;
-        self.at += usize::from(self.peek() == Some(b'-'));
-        let zero = self.peek() == Some(b'0');
-        if self.digits()? > 1 && zero {
-            return Err(NoChain::NotJson { at: start });
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
-            self.digits()?;
-        }
-        Ok(Span { start, end: self.at })
+/// The end of the literal or number at `at`.
+#[inline]
+fn literal(body: &[u8], at: usize) -> Option<usize> {
+    let word = |word: &[u8]| body[at..].starts_with(word).then_some(at + word.len());
+    match body.get(at)? {
+        b't' => word(b"true"),
+        b'f' => word(b"false"),
+        b'n' => word(b"null"),
+        _ => number(body, at),
     }
+}
 
-    fn digits(&mut self) -> Result<usize, NoChain> {
-        let count = self.body[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        self.at += count;
-        if count == 0 { Err(self.broken()) } else { Ok(count) }
+/// The end of the number at `at`.
+#[inline]
+fn number(body: &[u8], at: usize) -> Option<usize> {
+    let start = at + usize::from(body[at] == b'-');
+    let end = digits(body, start)?;
+    if body[start] == b'0' && end - start > 1 {
+        return None;
     }
+    match body.get(end) {
+        Some(b'.' | b'e' | b'E') => fraction(body, end),
+        _ => Some(end),
+    }
+}
+
+fn fraction(body: &[u8], mut at: usize) -> Option<usize> {
+    if body.get(at) == Some(&b'.') {
+        at = digits(body, at + 1)?;
+    }
+    if !matches!(body.get(at), Some(b'e' | b'E')) {
+        return Some(at);
+    }
+    at += 1;
+    digits(body, at + usize::from(matches!(body.get(at), Some(b'+' | b'-'))))
+}
+
+/// The end of the digits at `at`, of which there must be one.
+#[inline]
+fn digits(body: &[u8], at: usize) -> Option<usize> {
+    let mut end = at;
+    while matches!(body.get(end), Some(b'0'..=b'9')) {
+        end += 1;
+    }
+    (end > at).then_some(end)
 }

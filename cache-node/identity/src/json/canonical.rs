@@ -74,7 +74,8 @@ impl<O: Out> Writer<'_, '_, O> {
             let open = match self.cursor.peek() {
                 Some(b'"') => return self.string(),
                 Some(open @ (b'{' | b'[')) => open,
-                _ => return self.cursor.literal().map(|_| ()),
+                _ if self.cursor.literal() => return Ok(()),
+                _ => return Err(self.cursor.broken()),
             };
             if self.depth == JSON_DEPTH_MAX {
                 return Err(NoChain::TooDeep { at: self.cursor.at, limit: JSON_DEPTH_MAX });
