@@ -117,7 +117,7 @@ pub struct Decision {
     pub miss_s: f64,
     /// Its cost, in the policy's seconds.
     pub cost_s: f64,
-    /// The shadow price X at this moment (informative under policies that do not use it).
+    /// The shadow price X at the chosen endpoint when it was chosen (informative under policies that do not use it).
     pub price: f64,
     /// The best of the others, if there were any.
     pub runner_up: Option<Runner>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::estimate::{TtftLine, TtftModel};
 use crate::index::HolderId;
 use crate::load::Load;
+use crate::price::Crowd;
 use crate::random::name_digest;
 
 /// Names an endpoint of one [`Fleet`](crate::Fleet). Stays unique after the endpoint is removed.
@@ -66,6 +67,7 @@ pub(crate) struct Endpoint {
     pub(crate) capacity: Capacity,
     pub(crate) ttft: TtftModel,
     pub(crate) load: Load,
+    pub(crate) crowd: Crowd,
     /// Sums over answers that told their cached tokens.
     pub(crate) predicted_cached_tokens: u64,
     pub(crate) actual_cached_tokens: u64,
@@ -84,6 +86,7 @@ impl Endpoint {
             capacity: Capacity::new(kv_tokens),
             ttft: TtftModel::empty(),
             load: Load::default(),
+            crowd: Crowd::default(),
             predicted_cached_tokens: 0,
             actual_cached_tokens: 0,
             trust: 1.0,

@@ -2,7 +2,9 @@
 //!
 //! `X = (1 + F) * G`. **F**: everyone who joins the same busy period later waits that second too; it is the mean
 //! number of requests that were already in the busy period that a request joined (predecessors and followers have
-//! the same mean). **G**: an inserted token evicts another, which is missed again with probability *p*, and so on:
+//! the same mean). It is taken per endpoint. A mean over the pool is a trap: when one endpoint draws a crowd, say by
+//! the system prompt that all requests share, its endless busy period would make a copy of that prompt look dear
+//! at the idle endpoints too, and the crowd would stay. **G**: an inserted token evicts another, which is missed again with probability *p*, and so on:
 //! `1 / (1 - p)`, measured as the seconds of work done over those that a cache which forgot nothing would have
 //! left. In slack X is about 1.5, under memory pressure 30. Nothing is tuned.
 
@@ -15,16 +17,42 @@ const HORIZON_PER_ENDPOINT: f64 = 64.0;
 /// Work below this, in seconds, is rounding.
 const WORK_MIN_S: f64 = 1e-9;
 
+/// Requests that share a busy period at one endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Crowd {
+    predecessors: f64,
+    requests: f64,
+    /// The pool's count of requests when the sums were last brought up to date.
+    counted_at: u64,
+}
+
+impl Crowd {
+    /// F at one endpoint. One request more than were counted makes it fall to 0 where none arrive any more.
+    pub(crate) fn followers(&self, price: &Price) -> f64 {
+        let keep = price.keep(self.counted_at);
+        (keep * self.predecessors / (keep * self.requests + 1.0)).min(f64::from(PREDECESSORS_MAX))
+    }
+
+    /// Counts a request that found `predecessors` in its busy period.
+    pub(crate) fn observe(&mut self, predecessors: u32, price: &Price) {
+        let keep = price.keep(self.counted_at);
+        self.predecessors = self.predecessors * keep + f64::from(predecessors.min(PREDECESSORS_MAX));
+        self.requests = self.requests * keep + 1.0;
+        self.counted_at = price.count;
+    }
+}
+
 /// Decayed sums over one pool.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Price {
-    predecessors: f64,
-    requests: f64,
+    count: u64,
+    endpoints: usize,
+    crowd: Crowd,
     work_s: f64,
     compulsory_s: f64,
 }
 
-/// The price at one moment.
+/// The price at one moment, in the pool or at one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rates {
     /// F: others delayed by one second of prefill.
@@ -46,22 +74,33 @@ impl Rates {
 }
 
 impl Price {
+    /// The pool's rates.
     pub(crate) fn rates(&self) -> Rates {
-        let followers = if self.requests > 0.0 { self.predecessors / self.requests } else { 0.0 };
+        self.rates_of(&self.crowd)
+    }
+
+    /// The rates at an endpoint with this crowd.
+    pub(crate) fn rates_of(&self, crowd: &Crowd) -> Rates {
         let recompute =
             if self.work_s > WORK_MIN_S { self.work_s / self.compulsory_s.max(WORK_MIN_S) } else { 1.0 };
-        Rates {
-            followers: followers.clamp(0.0, f64::from(PREDECESSORS_MAX)),
-            recompute: recompute.clamp(1.0, CAP),
-        }
+        Rates { followers: crowd.followers(self), recompute: recompute.clamp(1.0, CAP) }
+    }
+
+    /// What is left of a sum that was up to date at `counted_at`.
+    fn keep(&self, counted_at: u64) -> f64 {
+        let horizon = HORIZON_PER_ENDPOINT * self.endpoints.max(1) as f64;
+        (-(self.count.saturating_sub(counted_at) as f64) / horizon).exp()
     }
 
     /// Counts a routed request: how many shared its busy period before it, the seconds of prefill it needs, and
     /// those it would need had the pool forgotten nothing.
     pub(crate) fn observe(&mut self, predecessors: u32, work_s: f64, compulsory_s: f64, endpoints: usize) {
-        let keep = (-1.0 / (HORIZON_PER_ENDPOINT * endpoints.max(1) as f64)).exp();
-        self.predecessors = self.predecessors * keep + f64::from(predecessors.min(PREDECESSORS_MAX));
-        self.requests = self.requests * keep + 1.0;
+        self.endpoints = endpoints;
+        self.count += 1;
+        let mut crowd = self.crowd;
+        crowd.observe(predecessors, self);
+        self.crowd = crowd;
+        let keep = self.keep(self.count - 1);
         self.work_s = self.work_s * keep + work_s;
         self.compulsory_s = self.compulsory_s * keep + compulsory_s.min(work_s);
     }
@@ -87,9 +126,26 @@ mod tests {
             price.observe(3, 2.0, 1.0, 4);
         }
         let rates = price.rates();
-        assert!((rates.followers - 3.0).abs() < 1e-9 && (rates.recompute - 2.0).abs() < 1e-9);
-        assert!((rates.price() - 8.0).abs() < 1e-9);
-        assert!((rates.space() - 4.0).abs() < 1e-9);
+        assert!((rates.followers - 3.0).abs() < 0.02 && (rates.recompute - 2.0).abs() < 1e-9);
+        assert!((rates.price() - 8.0).abs() < 0.04);
+        assert!((rates.space() - 4.0).abs() < 0.02);
+    }
+
+    #[test]
+    fn a_crowd_at_one_endpoint_is_dear_there_alone_and_is_forgotten_when_it_leaves() {
+        let (mut price, mut crowded, mut idle) = (Price::default(), Crowd::default(), Crowd::default());
+        for turn in 0..1_000 {
+            let crowd = if turn % 20 == 0 { &mut idle } else { &mut crowded };
+            let predecessors = if turn % 20 == 0 { 0 } else { 100 };
+            price.observe(predecessors, 1.0, 1.0, 4);
+            crowd.observe(predecessors, &price);
+        }
+        assert!(price.rates_of(&crowded).price() > 60.0);
+        assert_eq!(price.rates_of(&idle).price(), 1.0);
+        for _ in 0..4_000 {
+            price.observe(0, 1.0, 1.0, 4);
+        }
+        assert!(price.rates_of(&crowded).price() < 1.1, "nobody came for sixteen horizons");
     }
 
     #[test]

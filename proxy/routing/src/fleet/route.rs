@@ -3,7 +3,6 @@
 use super::requests::InFlight;
 use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN};
 use crate::policy::{Terms, View};
-use crate::price::Rates;
 use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, RouteRequest, Runner};
 
 /// A request measured in tokens.
@@ -30,12 +29,11 @@ impl Fleet {
         let prompt = self.measure(request);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.index.matches(prompt.chain, &mut scratch.matched);
-        let rates = self.price.rates();
         scratch.terms.clear();
         for (id, _) in self.endpoints().filter(|(id, endpoint)| {
             endpoint.state == EndpointState::Available && !request.exclude.contains(id)
         }) {
-            scratch.terms.push(self.terms_of(id, &prompt, &scratch.matched, &rates, now));
+            scratch.terms.push(self.terms_of(id, &prompt, &scratch.matched, now));
         }
         let decided = if scratch.terms.is_empty() {
             Err(self.no_endpoint(request.exclude))
@@ -43,7 +41,7 @@ impl Fleet {
             let view = View { candidates: &scratch.terms, session: request.session, chain: prompt.chain };
             let pick = self.policy.pick(&view, &mut self.random);
             let seen = scratch.matched[self.ghost as usize];
-            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, rates, now))
+            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, now))
         };
         self.scratch = scratch;
         decided
@@ -64,14 +62,7 @@ impl Fleet {
     }
 
     /// One endpoint's terms.
-    pub(super) fn terms_of(
-        &self,
-        id: EndpointId,
-        prompt: &Prompt<'_>,
-        matched: &[u32],
-        rates: &Rates,
-        now: Now,
-    ) -> Terms {
+    pub(super) fn terms_of(&self, id: EndpointId, prompt: &Prompt<'_>, matched: &[u32], now: Now) -> Terms {
         let endpoint = self.endpoint(id).expect("ids come from `endpoints`, which yields only live ones");
         let matched = matched[endpoint.holder as usize];
         let line = endpoint.line(self.pool_line(), self.ttft_count, self.slots.len());
@@ -91,7 +82,7 @@ impl Fleet {
             decoding: endpoint.load.decoding(),
             cost_s: 0.0,
         };
-        let cost = self.policy.cost(&terms, rates);
+        let cost = self.policy.cost(&terms, &self.price.rates_of(&endpoint.crowd));
         debug_assert!(cost.is_finite(), "{terms:?}");
         // A cost that is not a number would win or lose every comparison at random: last resort, cost the most.
         terms.cost_s = if cost.is_finite() { cost } else { f64::MAX };
@@ -118,21 +109,23 @@ impl Fleet {
         terms: &[Terms],
         pick: crate::policy::Pick,
         seen: u32,
-        rates: Rates,
         now: Now,
     ) -> Decision {
         let chosen = terms[pick.index];
         let id = EndpointId { slot: chosen.slot, generation: self.slots[chosen.slot as usize].generation };
         let slot = self.requests.next_slot();
         let endpoints = self.slots.len();
-        let endpoint = self.endpoint_mut(id).expect("a candidate is a live endpoint");
+        let endpoint = self.slots[chosen.slot as usize].endpoint.as_mut();
+        let endpoint = endpoint.expect("a candidate is a live endpoint");
         let uncached = chosen.uncached_tokens.round() as u64;
         let predecessors = endpoint.load.begin(slot, uncached, chosen.miss_s, request.streamed, now);
         let (epoch, name) = (endpoint.epoch, endpoint.name.clone());
         let unseen = (prompt.tokens - prompt.matched_tokens(seen)).max(0.0);
         let per_token =
             if chosen.uncached_tokens > 0.0 { chosen.miss_s / chosen.uncached_tokens } else { 0.0 };
+        let price = self.price.rates_of(&endpoint.crowd).price();
         self.price.observe(predecessors, chosen.miss_s, unseen * per_token, endpoints);
+        endpoint.crowd.observe(predecessors, &self.price);
 
         let chain = self.remember(id, prompt.chain, request.run_bytes);
         let ticket = self.requests.insert(InFlight {
@@ -161,7 +154,7 @@ impl Fleet {
             wait_s: chosen.wait_s,
             miss_s: chosen.miss_s,
             cost_s: chosen.cost_s,
-            price: rates.price(),
+            price,
             runner_up: self.runner_up(terms, pick.index),
             candidates: terms.len(),
         }
