@@ -13,6 +13,7 @@ pub(super) enum Call {
 
 impl Walker<'_, '_> {
     /// Notes the elements of the array at the cursor.
+    #[inline(never)]
     pub(super) fn read_calls(&mut self) -> Result<(), NoChain> {
         self.calls.clear();
         self.cursor.at += 1;

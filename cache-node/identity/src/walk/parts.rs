@@ -74,6 +74,7 @@ const PAYLOAD_KEYS: [&[u8]; 4] = [b"url", b"data", b"file_data", b"file_id"];
 
 impl Walker<'_, '_> {
     /// Notes the elements of the array at the cursor.
+    #[inline(never)]
     pub(super) fn read_parts(&mut self) -> Result<(), NoChain> {
         self.parts.clear();
         self.cursor.at += 1;
