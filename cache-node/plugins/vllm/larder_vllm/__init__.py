@@ -1,0 +1,9 @@
+"""Larder for vLLM: KV cache shared between engines through a cache node.
+
+A request meets the modules in this order: ``connector`` (what vLLM loads; decides whether this engine may share at
+all), ``spec`` (one per process), ``manager`` (scheduler: which chunks are held, leased, stored), ``worker`` (each
+worker process: the copies), ``slab`` (where a chunk lies in the node's memory). Beside them ``link`` is the connection
+to the node, ``wire`` its messages, ``identity`` the digests that keep two models' KV apart.
+"""
+
+__version__ = "0.1.0"

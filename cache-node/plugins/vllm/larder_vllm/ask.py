@@ -1,0 +1,136 @@
+"""One request's question to the node, and the lease that answers it. No I/O, no clock: ``now`` is an argument."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+LEASE_MARGIN_SECONDS: Final = 1.0
+"""A load does not begin when less than this is left of its lease: the node may hear of it late."""
+
+
+class Verdict(Enum):
+    """What is known about a request's chunks."""
+
+    UNASKED = auto()
+    ASKED = auto()
+    LEASED = auto()
+    MISS = auto()
+
+
+@dataclass(eq=False)
+class Lease:
+    """Chunks that the node pinned for this engine."""
+
+    id: bytes
+    session: bytes
+    index: dict[bytes, int]
+    """Which chunk of the lease a key is."""
+    slots: npt.NDArray[np.uint32]
+    generations: npt.NDArray[np.uint64]
+    expires: float
+    """When it ends if nobody loads, on the manager's clock."""
+    tokens: int = 0
+    """How many tokens its usable chunks cover."""
+    granted: bool = False
+    """Pushed by the node, not asked for."""
+
+    @classmethod
+    def of(
+        cls, id: bytes, session: bytes, keys: Sequence[bytes], slots: list[int], generations: list[int], expires: float
+    ) -> "Lease | None":
+        """A lease of the first ``len(slots)`` of some keys; None when the node's lists do not fit together."""
+        if not slots or len(slots) != len(generations) or len(slots) > len(keys):
+            return None
+        if max(slots) > 0xFFFF_FFFF or min(slots) < 0 or min(generations) < 0 or max(generations) > 2**64 - 1:
+            return None
+        index = {key: place for place, key in enumerate(keys[: len(slots)])}
+        return cls(id, session, index, np.array(slots, np.uint32), np.array(generations, np.uint64), expires)
+
+    def usable(self, now: float) -> bool:
+        """Whether a load may still begin."""
+        return now < self.expires - LEASE_MARGIN_SECONDS
+
+    def cut_to(self, keys: Sequence[bytes], end_tokens: Sequence[int]) -> bool:
+        """Keeps the leading part that is equal to a request's own keys; False when nothing is left.
+
+        The node believes what a proxy said about text. The engine's own hashes decide.
+        """
+        same = 0
+        for place, (key, held) in enumerate(zip(keys, self.index)):
+            if key != held:
+                break
+            same = place + 1
+        self.index = {key: place for place, key in enumerate(keys[:same])}
+        self.tokens = end_tokens[same - 1] if same else 0
+        return same > 0
+
+
+@dataclass(eq=False)
+class Ask:
+    """A request as far as the warehouse is concerned."""
+
+    req_id: str
+    keys: list[bytes]
+    """Keys of all its whole chunks, in order."""
+    end_tokens: list[int]
+    """How many tokens end with each chunk."""
+    prompt_tokens: int
+    tag: bytes | None = None
+    shares: bool = True
+    """False: neither loads nor stores (a LoRA request; or its load failed once)."""
+    stores: bool = True
+    """False once a chunk of it was dropped: what follows a hole can never be loaded."""
+    verdict: Verdict = Verdict.UNASKED
+    question: int | None = None
+    waiting_since: float | None = None
+    """When the scheduler first met it undecided, while it is."""
+    waited: float = 0.0
+    """Seconds it was met undecided before, all questions together."""
+    lease: Lease | None = None
+    tickets: set[int] = field(default_factory=set)
+    finished: bool = False
+
+    def waits(self, now: float) -> float:
+        """Notes that the scheduler meets it undecided; returns the seconds spent so far."""
+        if self.waiting_since is None:
+            self.waiting_since = now
+        return self.waited + now - self.waiting_since
+
+    def answered(self, verdict: Verdict, now: float) -> None:
+        """Ends the waiting, if anybody waited."""
+        if self.waiting_since is not None:
+            self.waited += now - self.waiting_since
+            self.waiting_since = None
+        self.verdict, self.question = verdict, None
+
+
+@dataclass(eq=False)
+class LoadTicket:
+    """A load under way: workers copy, vLLM waits."""
+
+    ask: Ask
+    lease: Lease | None
+    first: int
+    keys: list[bytes]
+    workers_left: int
+    tokens: int
+    failed: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class StoreTicket:
+    """A store under way: workers copy into region slots, then the chunks are committed."""
+
+    ask: Ask
+    session: bytes
+    keys: list[bytes]
+    end_tokens: list[int]
+    slots: list[int]
+    workers_left: int
+    void: bool = False
+    """The cache was reset meanwhile: the slots come back, nothing is committed."""
+    failed: set[int] = field(default_factory=set)

@@ -1,0 +1,519 @@
+"""The scheduler's side: answers vLLM's lookups from leases, hands out loads and stores.
+
+Every call returns at once. What the node says arrives on the link's thread and is found here by the next call.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Final
+
+import numpy as np
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
+from vllm.v1.kv_offload.base import (
+    LoadStoreSpec, LookupResult, OffloadingManager, OffloadKey, PrepareStoreOutput, ReqContext,
+    RequestOffloadingContext,
+)
+
+from larder_vllm import wire
+from larder_vllm.ask import Ask, Lease, LoadTicket, StoreTicket, Verdict
+from larder_vllm.counters import Counters
+from larder_vllm.jobs import LoadSpec, Outcome, StoreSpec
+from larder_vllm.link import Session
+
+log = logging.getLogger("vllm.larder")
+
+HELD_KEYS_MAX: Final = 262_144
+"""Keys remembered as held by the node, so that they are not stored again: about 40 MiB at most."""
+GRANTS_MAX: Final = 1_024
+"""Pushed leases waiting for their request; more than requests a proxy forwards within one lease's life."""
+QUARANTINE_SECONDS: Final = 30.0
+"""How long a chunk whose load failed is answered MISS here, whatever the node says."""
+QUARANTINED_MAX: Final = 65_536
+TIMEOUTS_MAX: Final = 3
+"""Unanswered questions in a row after which the node counts as silent: nobody waits for it until it speaks."""
+PROBE_SECONDS: Final = 1.0
+"""A silent node is still asked this often; the answer ends its silence."""
+NOTHING: Final = StoreSpec(0, None, np.empty(0, np.uint32))
+
+
+class LarderManager(OffloadingManager):
+    """One engine's view of the warehouse."""
+
+    def __init__(
+        self,
+        send: Callable[[wire.Message], bool],
+        world: int,
+        lookup_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``send`` never waits and says whether there was a connection; ``close`` ends it."""
+        self._close = close
+        self._send = send
+        self._world = world
+        self._lookup_seconds = lookup_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.counters = Counters()
+        self._asks: dict[str, Ask] = {}
+        self._questions: dict[int, Ask] = {}
+        self._commits: dict[int, StoreTicket] = {}
+        self._grants: OrderedDict[bytes, Lease] = OrderedDict()
+        self._tickets: dict[int, LoadTicket | StoreTicket] = {}
+        self._held: OrderedDict[bytes, None] = OrderedDict()
+        self._storing: set[bytes] = set()
+        self._quarantine: OrderedDict[bytes, float] = OrderedDict()
+        self._session: Session | None = None
+        self._free_slots: list[int] = []
+        self._timeouts = 0
+        self._probed = float("-inf")
+        self._numbers = 1
+        self._epoch = 0
+        self._epoch_unset: int | None = None
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    # === what the node says (the link's thread)
+
+    def on_registered(self, session: Session, fds: list[int]) -> None:
+        """A session stands. Nothing of an earlier one is left."""
+        with self._lock:
+            self._session = session
+            self._free_slots = list(range(session.registered.region_slots - 1, -1, -1))
+            self._timeouts = 0
+            self.counters.add("sessions")
+            if self._epoch:
+                self._send_epoch()
+
+    def on_lost(self) -> None:
+        """The session is gone with its leases and region. Loads under way finish: their slots stay mapped."""
+        with self._lock:
+            self._session = None
+            self._free_slots = []
+            self._forget_answers()
+            for ticket in self._commits.values():
+                self._storing.difference_update(ticket.keys)
+            self._commits.clear()
+            self._held.clear()
+
+    def _forget_answers(self) -> None:
+        self._questions.clear()
+        self._grants.clear()
+        for ask in self._asks.values():
+            if ask.verdict is not Verdict.UNASKED:
+                ask.verdict, ask.question, ask.lease = Verdict.MISS, None, None
+
+    def on_message(self, message: wire.ToEngine) -> None:
+        """An answer, or a lease that nobody asked for."""
+        with self._lock:
+            self._timeouts = 0
+            if isinstance(message, wire.Lease):
+                self._on_lease(message)
+            elif isinstance(message, wire.Miss):
+                self._on_miss(message.id)
+            elif isinstance(message, wire.Grant):
+                self._on_grant(message)
+            elif isinstance(message, wire.Committed):
+                self._on_committed(message.id, message.results)
+            elif isinstance(message, wire.EpochSet):
+                if message.id == self._epoch_unset:
+                    self._epoch_unset = None
+            elif isinstance(message, wire.ErrorAnswer):
+                self._on_error(message)
+
+    def _on_lease(self, message: wire.Lease) -> None:
+        ask = self._questions.pop(message.id, None)
+        session = self._session
+        if ask is None or session is None:
+            self._release(message.lease)
+            return
+        now = self._clock()
+        lease = Lease.of(
+            message.lease, session.id, ask.keys, message.slots, message.generations, now + message.expires_ms / 1000
+        )
+        held = len(message.slots)
+        self._note_held(ask.keys[:held], ask.keys[held:])
+        if lease is None or ask.finished or ask.question != message.id or ask.verdict is not Verdict.ASKED:
+            self._release(message.lease)
+            if ask.verdict is Verdict.ASKED and ask.question == message.id:
+                ask.answered(Verdict.MISS, now)
+            return
+        lease.tokens = ask.end_tokens[held - 1]
+        ask.answered(Verdict.LEASED, now)
+        ask.lease = lease
+        self.counters.add("missed_tokens", ask.end_tokens[-1] - lease.tokens)
+
+    def _on_miss(self, question: int) -> None:
+        ask = self._questions.pop(question, None)
+        if ask is None:
+            return
+        self._note_held([], ask.keys)
+        if ask.question == question and ask.verdict is Verdict.ASKED:
+            ask.answered(Verdict.MISS, self._clock())
+            self.counters.add("missed_tokens", ask.end_tokens[-1])
+
+    def _on_grant(self, message: wire.Grant) -> None:
+        session = self._session
+        lease = session and Lease.of(
+            message.lease, session.id, message.keys, message.slots, message.generations,
+            self._clock() + message.expires_ms / 1000,
+        )
+        if not lease or self._epoch_unset is not None or len(message.end_tokens) != len(message.keys):
+            self._release(message.lease)
+            return
+        lease.granted = True
+        lease.tokens = message.end_tokens[len(message.slots) - 1]
+        self.counters.add("grants")
+        self.counters.add("granted_tokens", lease.tokens)
+        old = self._grants.pop(message.tag, None)
+        if old is not None:
+            self._drop_grant(old)
+        self._grants[message.tag] = lease
+        while len(self._grants) > GRANTS_MAX:
+            self._drop_grant(self._grants.popitem(last=False)[1])
+
+    def _drop_grant(self, lease: Lease) -> None:
+        self.counters.add("grants_unused")
+        self.counters.add("grant_tokens_unused", lease.tokens)
+        self._release(lease.id)
+
+    def _on_committed(self, id: int, results: list[int]) -> None:
+        ticket = self._commits.pop(id, None)
+        if ticket is None:
+            return
+        self._storing.difference_update(ticket.keys)
+        if self._session is not None and ticket.session == self._session.id:
+            self._free_slots += ticket.slots
+        if ticket.void:
+            return
+        for key, result in zip(ticket.keys, results):
+            self.counters.add({0: "stored_chunks", 1: "stores_held"}.get(result, "stores_refused"))
+            if result in (0, 1):
+                self._note_held([key], [])
+
+    def _on_error(self, message: wire.ErrorAnswer) -> None:
+        log.info("larder: the cache node answered %s: %s", message.code, message.message)
+        if message.id is not None:
+            self._on_miss(message.id)
+            self._on_committed(message.id, [])
+
+    def _note_held(self, held: Collection[bytes], missing: Collection[bytes]) -> None:
+        for key in missing:
+            self._held.pop(key, None)
+        for key in held:
+            self._held[key] = None
+            self._held.move_to_end(key)
+        while len(self._held) > HELD_KEYS_MAX:
+            self._held.popitem(last=False)
+
+    def _release(self, lease: bytes) -> None:
+        self._send(wire.Release(id=self._number(), lease=lease))
+
+    # === what vLLM asks (the scheduler's thread)
+
+    def begin(self, ask: Ask) -> None:
+        """A request was added: asks the node at once, so that the answer is there when it is scheduled."""
+        with self._lock:
+            self._asks[ask.req_id] = ask
+            if not ask.shares:
+                ask.verdict = Verdict.MISS
+                self.counters.add("unshared_requests")
+                return
+            self._ask_node(ask)
+            self._take_grant(ask)
+
+    def extend(self, req_id: str, keys: list[bytes], end_tokens: list[int]) -> None:
+        """The request has more whole chunks than before (it was preempted while decoding)."""
+        with self._lock:
+            ask = self._asks.get(req_id)
+            if ask is not None and ask.question is None and len(keys) > len(ask.keys):
+                ask.keys, ask.end_tokens = keys, end_tokens
+
+    def _ask_node(self, ask: Ask) -> None:
+        """Asks for all whole chunks: those surely missed, too, for they make the tag's recipe."""
+        ask.verdict = Verdict.MISS
+        silent = self._timeouts >= TIMEOUTS_MAX
+        now = self._clock()
+        if not ask.keys or self._session is None or (silent and now - self._probed < PROBE_SECONDS):
+            return
+        limit = wire.LIST_LEN_MAX
+        number = self._number()
+        sent = self._send(wire.Lookup(
+            id=number, keys=ask.keys[:limit], end_tokens=ask.end_tokens[:limit], request=ask.req_id[:1024],
+            tag=ask.tag, prompt_tokens=ask.prompt_tokens,
+        ))
+        if not sent:
+            return
+        self._questions[number] = ask
+        self._probed = now
+        self.counters.add("lookups")
+        if not silent:
+            ask.verdict, ask.question = Verdict.ASKED, number
+
+    def _take_grant(self, ask: Ask) -> None:
+        """A pushed lease answers at once; the question went out all the same and teaches the node the prompt."""
+        lease = self._grants.pop(ask.tag, None) if ask.tag is not None else None
+        if lease is None:
+            return
+        staged = lease.tokens
+        if lease.usable(self._clock()) and lease.cut_to(ask.keys, ask.end_tokens):
+            self.counters.add("grant_tokens_unused", staged - lease.tokens)
+            ask.answered(Verdict.LEASED, self._clock())
+            ask.lease = lease
+        else:
+            self._drop_grant(lease)
+
+    def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
+        """vLLM walks a prompt's chunks with this: one look into one dict, one verdict for all of them."""
+        with self._lock:
+            ask = self._asks.get(req_context.req_id)
+            if ask is None:
+                return LookupResult.MISS
+            if ask.verdict is not Verdict.LEASED or ask.lease is None or not ask.lease.usable(self._clock()):
+                self._decide(ask)
+            if ask.verdict is Verdict.ASKED:
+                return LookupResult.RETRY
+            if ask.verdict is Verdict.LEASED and ask.lease is not None and key in ask.lease.index:
+                return LookupResult.MISS if self._quarantined(key) else LookupResult.HIT
+            return LookupResult.MISS
+
+    def _decide(self, ask: Ask) -> None:
+        """Brings a verdict up to date: asks if nobody has, stops waiting when the time is over."""
+        now = self._clock()
+        if ask.verdict is Verdict.LEASED and ask.lease is not None:
+            self._drop_lease(ask)  # it ran out while the request was queued
+            ask.verdict = Verdict.UNASKED
+        if ask.verdict is Verdict.UNASKED:
+            self._ask_node(ask)
+        if ask.verdict is not Verdict.ASKED:
+            return
+        if ask.waits(now) >= self._lookup_seconds or self._timeouts >= TIMEOUTS_MAX:
+            ask.answered(Verdict.MISS, now)
+            self._timeouts += 1
+            self.counters.add("lookup_timeouts")
+            if self._timeouts == TIMEOUTS_MAX:
+                log.warning("larder: the cache node is silent: nobody waits for it until it speaks again")
+
+    def _drop_lease(self, ask: Ask) -> None:
+        lease, ask.lease = ask.lease, None
+        if lease is None:
+            return
+        if lease.granted:
+            self._drop_grant(lease)
+        else:
+            self._release(lease.id)
+
+    def _quarantined(self, key: bytes) -> bool:
+        until = self._quarantine.get(key)
+        if until is None:
+            return False
+        if until > self._clock():
+            return True
+        del self._quarantine[key]
+        return False
+
+    def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
+        """Begins a load. ``load`` is in the socket before vLLM can tell a worker, so before a byte is copied.
+
+        A lease lost in between makes a load that fails by itself: vLLM recomputes.
+        """
+        wanted = list(keys)
+        with self._lock:
+            number = self._number()
+            ask = self._asks.get(req_context.req_id)
+            if ask is None:  # vLLM looks up before it loads; without a lookup there is nothing to load from
+                ask = Ask(req_context.req_id, [], [], 0, shares=False, finished=True)
+            lease, ask.lease = ask.lease, None
+            ask.verdict = Verdict.UNASKED
+            first = lease.index.get(wanted[0], -1) if lease is not None and wanted else -1
+            in_order = lease is not None and first >= 0 and all(
+                lease.index.get(key) == first + place for place, key in enumerate(wanted)
+            )
+            alive = in_order and lease is not None and lease.usable(self._clock()) and self._send(
+                wire.Load(id=self._number(), lease=lease.id, first=first, count=len(wanted))
+            )
+            if lease is not None and not alive:
+                self._release(lease.id)
+            tokens = self._tokens_of(ask, wanted)
+            if lease is not None and lease.granted:
+                self.counters.add("grant_tokens_unused", max(lease.tokens - tokens, 0) if alive else lease.tokens)
+            self._tickets[number] = LoadTicket(ask, lease if alive else None, first, wanted, self._world, tokens)
+            ask.tickets.add(number)
+            self.counters.add("loads")
+            if not alive or lease is None:
+                return LoadSpec(number, None, np.zeros(len(wanted), np.uint32), np.zeros(len(wanted), np.uint64))
+            span = slice(first, first + len(wanted))
+            return LoadSpec(number, lease.session, lease.slots[span], lease.generations[span])
+
+    @staticmethod
+    def _tokens_of(ask: Ask, keys: list[OffloadKey]) -> int:
+        if not keys or not ask.end_tokens:
+            return 0
+        return ask.end_tokens[0] * len(keys)  # chunks are all of one size
+
+    def prepare_store(self, keys: Collection[OffloadKey], req_context: ReqContext) -> PrepareStoreOutput | None:
+        """Hands out region slots for the chunks that the node may not hold yet."""
+        with self._lock:
+            ask = self._asks.get(req_context.req_id)
+            session = self._session
+            if ask is None or session is None or not ask.stores or not ask.shares or self._epoch_unset is not None:
+                return PrepareStoreOutput([], NOTHING, [])
+            wanted = [key for key in keys if key not in self._held and key not in self._storing]
+            room = len(self._free_slots)
+            if len(wanted) > room:
+                self.counters.add("stores_dropped", len(wanted) - room)
+                ask.stores = False  # a chunk behind a hole can never be loaded
+                wanted = wanted[:room]
+            ends = [req_context.get_offload_key_position(key) or 0 for key in wanted]
+            if not wanted:
+                return PrepareStoreOutput([], NOTHING, [])
+            slots = [self._free_slots.pop() for _ in wanted]
+            number = self._number()
+            self._tickets[number] = StoreTicket(ask, session.id, list(wanted), ends, slots, self._world)
+            ask.tickets.add(number)
+            self._storing.update(wanted)
+            return PrepareStoreOutput(wanted, StoreSpec(number, session.id, np.array(slots, np.uint32)), [])
+
+    def settle(self, outcomes: dict[int, Outcome]) -> None:
+        """Workers are done with tickets. A ticket ends when all of them are, whatever vLLM did to its request.
+
+        vLLM's own complete_load and complete_store are not used: after a cache reset they never come.
+        """
+        with self._lock:
+            for number, outcome in outcomes.items():
+                ticket = self._tickets.get(number)
+                if ticket is None:
+                    continue
+                ticket.failed |= outcome.failed
+                ticket.workers_left -= outcome.workers
+                if ticket.workers_left > 0:
+                    continue
+                del self._tickets[number]
+                ticket.ask.tickets.discard(number)
+                if isinstance(ticket, LoadTicket):
+                    self._settle_load(ticket)
+                else:
+                    self._settle_store(ticket)
+                self._forget_if_over(ticket.ask)
+
+    def _settle_load(self, ticket: LoadTicket) -> None:
+        lease = ticket.lease
+        if ticket.failed:
+            self.counters.add("load_failures")
+            ticket.ask.shares = False
+            ticket.ask.verdict = Verdict.MISS
+            until = self._clock() + QUARANTINE_SECONDS
+            for place in sorted(ticket.failed) if lease is not None else ():
+                self._quarantine[ticket.keys[place]] = until
+                self._held.pop(ticket.keys[place], None)
+            while len(self._quarantine) > QUARANTINED_MAX:
+                self._quarantine.popitem(last=False)
+            log.warning("larder: %d of %d chunks of %s failed to load and are recomputed", len(ticket.failed),
+                        len(ticket.keys), ticket.ask.req_id)
+        else:
+            self.counters.add("loaded_tokens", ticket.tokens)
+        if lease is None or self._session is None or lease.session != self._session.id:
+            return
+        failed = [ticket.first + place for place in sorted(ticket.failed)]
+        self._send(wire.Complete(id=self._number(), lease=lease.id, ok=not failed, failed=failed or None))
+        self._release(lease.id)
+
+    def _settle_store(self, ticket: StoreTicket) -> None:
+        session = self._session
+        good = [place for place in range(len(ticket.keys)) if place not in ticket.failed]
+        if ticket.failed:
+            self.counters.add("stores_dropped", len(ticket.failed))
+            ticket.ask.stores = False
+            good = good[: min(ticket.failed)]
+        if session is None or ticket.session != session.id:
+            self._storing.difference_update(ticket.keys)
+            return
+        id = self._number()
+        commit = StoreTicket(
+            ticket.ask, ticket.session, [ticket.keys[place] for place in good],
+            [ticket.end_tokens[place] for place in good], [ticket.slots[place] for place in good], 0,
+        )
+        kept = set(good)
+        self._free_slots += [slot for place, slot in enumerate(ticket.slots) if place not in kept or ticket.void]
+        self._storing.difference_update(ticket.keys)
+        if ticket.void or not good:
+            return
+        ask = ticket.ask
+        sent = self._send(wire.Commit(
+            id=id, keys=commit.keys, end_tokens=commit.end_tokens, region_slots=commit.slots,
+            request=ask.req_id[:1024], tag=ask.tag, prompt_tokens=ask.prompt_tokens,
+        ))
+        if sent:
+            self._commits[id] = commit
+            self._storing.update(commit.keys)
+
+    def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
+        """Nothing here: the connector saw the request first and called ``begin``."""
+        return RequestOffloadingContext()
+
+    def on_request_finished(self, req_context: ReqContext) -> None:
+        """No new loads or stores of it; those under way may still be, and end by ``settle``."""
+        with self._lock:
+            ask = self._asks.get(req_context.req_id)
+            if ask is not None:
+                ask.finished = True
+                self._drop_lease(ask)
+                self._forget_if_over(ask)
+
+    def _forget_if_over(self, ask: Ask) -> None:
+        if ask.finished and not ask.tickets and self._asks.get(ask.req_id) is ask:
+            del self._asks[ask.req_id]
+
+    def on_schedule_end(self, context: object) -> None:
+        """Ends grants whose request never came."""
+        with self._lock:
+            while self._grants:
+                tag, lease = next(iter(self._grants.items()))
+                if lease.usable(self._clock()):
+                    break
+                del self._grants[tag]
+                self._drop_grant(lease)
+
+    def reset_cache(self) -> None:
+        """Raises the weights epoch: nothing stored before is loaded again, nothing under way is stored.
+
+        vLLM calls this for an explicit reset, for pause and for sleep, and says no reason; updating weights in place
+        begins with exactly these. So each one must count as an update. The new epoch is drawn at random: no other
+        engine, and no later run of this one, may take this engine's weights for those on disk.
+        """
+        with self._lock:
+            self._epoch = secrets.randbits(63) | 1
+            self.counters.add("resets")
+            for ask in self._asks.values():
+                self._drop_lease(ask)
+            for lease in self._grants.values():
+                self._drop_grant(lease)
+            self._forget_answers()
+            for ask in self._asks.values():
+                ask.verdict, ask.question = Verdict.MISS, None
+            for ticket in (*self._tickets.values(), *self._commits.values()):
+                if isinstance(ticket, StoreTicket):
+                    ticket.void = True
+            self._storing.clear()
+            self._held.clear()
+            if self._session is not None:
+                self._send_epoch()
+
+    def _send_epoch(self) -> None:
+        self._epoch_unset = self._number()
+        self._send(wire.Epoch(id=self._epoch_unset, epoch=self._epoch))
+
+    def shutdown(self) -> None:
+        """Ends the connection."""
+        self._close()
+
+    def get_stats(self) -> OffloadingConnectorStats | None:
+        """Counts since the last call."""
+        with self._lock:
+            return self.counters.take()
