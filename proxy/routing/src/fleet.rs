@@ -11,7 +11,7 @@ use crate::endpoint::{Capacity, Endpoint};
 use crate::estimate::{PromptModel, TtftLine, TtftModel};
 use crate::index::{HolderId, Index};
 use crate::policy::{self, Policy, Terms};
-use crate::price::Price;
+use crate::price::{Price, Rates};
 use crate::random::Random;
 use crate::{EndpointId, EndpointState, Now, Settings};
 
@@ -51,6 +51,14 @@ pub struct Fleet {
 struct Slot {
     generation: u32,
     endpoint: Option<Endpoint>,
+}
+
+/// What all endpoints of one decision share, computed once.
+struct Pool {
+    now: Now,
+    line: TtftLine,
+    rates: Rates,
+    element_tokens: f64,
 }
 
 /// Reused by every decision.
@@ -162,6 +170,11 @@ impl Fleet {
     /// The pool's prefill line; its prior makes sure that there is one.
     fn pool_line(&self) -> TtftLine {
         self.ttft.line().unwrap_or(TtftLine { base_s: 0.0, slope_s: 1.0 / 8_000.0 })
+    }
+
+    /// What all endpoints of one decision share.
+    fn pool(&self, now: Now) -> Pool {
+        Pool { now, line: self.pool_line(), rates: self.price.rates(), element_tokens: self.element_tokens() }
     }
 
     /// Tokens that one chain element stands for; 0 before any chain was seen.

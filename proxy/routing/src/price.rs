@@ -2,11 +2,13 @@
 //!
 //! `X = (1 + F) * G`. **F**: everyone who joins the same busy period later waits that second too; it is the mean
 //! number of requests that were already in the busy period that a request joined (predecessors and followers have
-//! the same mean). It is taken per endpoint. A mean over the pool is a trap: when one endpoint draws a crowd, say by
-//! the system prompt that all requests share, its endless busy period would make a copy of that prompt look dear
-//! at the idle endpoints too, and the crowd would stay. **G**: an inserted token evicts another, which is missed again with probability *p*, and so on:
-//! `1 / (1 - p)`, measured as the seconds of work done over those that a cache which forgot nothing would have
-//! left. In slack X is about 1.5, under memory pressure 30. Nothing is tuned.
+//! the same mean over the pool). One exception: an endpoint whose own mean is less than half of the pool's keeps its
+//! own. When one endpoint draws a crowd, say by the system prompt that all requests share, its endless busy period
+//! would otherwise make a copy of that prompt look dear at the idle endpoints too, and the crowd would stay. Below
+//! that threshold the pool's mean is better: the noise of each endpoint's own, times a large price, is minutes.
+//!
+//! **G**: an inserted token evicts another, which is missed again with probability *p*, and so on: `1 / (1 - p)`,
+//! measured as the seconds of work done over those that a cache which forgot nothing would have left. In slack X is about 1.5, under memory pressure 30. Nothing is tuned.
 
 /// Bound of G and of X; reached only in overload.
 const CAP: f64 = 64.0;
@@ -14,6 +16,8 @@ const CAP: f64 = 64.0;
 const PREDECESSORS_MAX: u32 = 256;
 /// The horizon, in requests per endpoint.
 const HORIZON_PER_ENDPOINT: f64 = 64.0;
+/// An endpoint whose followers are below this share of the pool's mean is not part of the crowd.
+const QUIET: f64 = 0.5;
 /// Work below this, in seconds, is rounding.
 const WORK_MIN_S: f64 = 1e-9;
 
@@ -76,14 +80,15 @@ impl Rates {
 impl Price {
     /// The pool's rates.
     pub(crate) fn rates(&self) -> Rates {
-        self.rates_of(&self.crowd)
-    }
-
-    /// The rates at an endpoint with this crowd.
-    pub(crate) fn rates_of(&self, crowd: &Crowd) -> Rates {
         let recompute =
             if self.work_s > WORK_MIN_S { self.work_s / self.compulsory_s.max(WORK_MIN_S) } else { 1.0 };
-        Rates { followers: crowd.followers(self), recompute: recompute.clamp(1.0, CAP) }
+        Rates { followers: self.crowd.followers(self), recompute: recompute.clamp(1.0, CAP) }
+    }
+
+    /// The rates at an endpoint with this crowd, given the pool's.
+    pub(crate) fn rates_at(&self, crowd: &Crowd, pool: Rates) -> Rates {
+        let own = crowd.followers(self);
+        if own < QUIET * pool.followers { Rates { followers: own, ..pool } } else { pool }
     }
 
     /// What is left of a sum that was up to date at `counted_at`.
@@ -140,12 +145,12 @@ mod tests {
             price.observe(predecessors, 1.0, 1.0, 4);
             crowd.observe(predecessors, &price);
         }
-        assert!(price.rates_of(&crowded).price() > 60.0);
-        assert_eq!(price.rates_of(&idle).price(), 1.0);
+        assert!(price.rates_at(&crowded, price.rates()).price() > 60.0);
+        assert_eq!(price.rates_at(&idle, price.rates()).price(), 1.0);
         for _ in 0..4_000 {
             price.observe(0, 1.0, 1.0, 4);
         }
-        assert!(price.rates_of(&crowded).price() < 1.1, "nobody came for sixteen horizons");
+        assert!(price.rates_at(&crowded, price.rates()).price() < 1.1, "nobody came for sixteen horizons");
     }
 
     #[test]

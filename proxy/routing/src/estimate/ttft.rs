@@ -164,6 +164,9 @@ impl TtftModel {
     /// The line to use for an endpoint: its own, leaning on the pool's while it was seen little or long ago, so
     /// that one bad estimate cannot keep an endpoint idle for ever.
     pub(crate) fn within(&self, pool: TtftLine, pool_count: f64, endpoints: usize) -> TtftLine {
+        if self.observed.weight <= 0.0 {
+            return pool;
+        }
         let Some(own) = self.line() else { return pool };
         let silence = (pool_count - self.heard_at).max(0.0) / (WINDOW * endpoints.max(1) as f64);
         let weight = self.observed.weight * (-silence).exp();

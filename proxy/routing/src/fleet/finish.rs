@@ -78,7 +78,8 @@ impl Fleet {
         let promised = tokens_of(request, request.matched, usage.prompt_tokens);
         let seen = tokens_of(request, request.seen, usage.prompt_tokens);
         let tolerance = usage.prompt_tokens as f64 * TOLERANCE;
-        let full = self.is_full(request.endpoint);
+        let Some(endpoint) = self.endpoint(request.endpoint) else { return };
+        let full = self.is_full(endpoint, self.element_tokens());
         let Some(endpoint) = self.endpoint_mut(request.endpoint) else { return };
         endpoint.predicted_cached_tokens =
             endpoint.predicted_cached_tokens.saturating_add(promised.round() as u64);

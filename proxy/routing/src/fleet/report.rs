@@ -10,8 +10,9 @@ impl Fleet {
         let prompt = self.measure(request);
         let mut matched = Vec::new();
         self.index.matches(prompt.chain, &mut matched);
+        let pool = self.pool(now);
         let candidates = self.endpoints().map(|(id, endpoint)| {
-            let terms = self.terms_of(id, &prompt, &matched, now);
+            let terms = self.terms_of(id, endpoint, &pool, &prompt, &matched);
             let refused = match &endpoint.state {
                 EndpointState::Available => request.exclude.contains(&id).then_some(Refused::Excluded),
                 state => Some(Refused::State(state.clone())),

@@ -1,7 +1,8 @@
 //! From a request to a decision.
 
 use super::requests::InFlight;
-use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN};
+use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN, Pool};
+use crate::endpoint::Endpoint;
 use crate::policy::{Terms, View};
 use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, RouteRequest, Runner};
 
@@ -29,19 +30,19 @@ impl Fleet {
         let prompt = self.measure(request);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.index.matches(prompt.chain, &mut scratch.matched);
+        let pool = self.pool(now);
         scratch.terms.clear();
-        for (id, _) in self.endpoints().filter(|(id, endpoint)| {
-            endpoint.state == EndpointState::Available && !request.exclude.contains(id)
-        }) {
-            scratch.terms.push(self.terms_of(id, &prompt, &scratch.matched, now));
-        }
+        scratch.terms.extend(self.endpoints().filter_map(|(id, endpoint)| {
+            let fit = endpoint.state == EndpointState::Available && !request.exclude.contains(&id);
+            fit.then(|| self.terms_of(id, endpoint, &pool, &prompt, &scratch.matched))
+        }));
         let decided = if scratch.terms.is_empty() {
             Err(self.no_endpoint(request.exclude))
         } else {
             let view = View { candidates: &scratch.terms, session: request.session, chain: prompt.chain };
             let pick = self.policy.pick(&view, &mut self.random);
             let seen = scratch.matched[self.ghost as usize];
-            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, now))
+            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, &pool))
         };
         self.scratch = scratch;
         decided
@@ -62,10 +63,16 @@ impl Fleet {
     }
 
     /// One endpoint's terms.
-    pub(super) fn terms_of(&self, id: EndpointId, prompt: &Prompt<'_>, matched: &[u32], now: Now) -> Terms {
-        let endpoint = self.endpoint(id).expect("ids come from `endpoints`, which yields only live ones");
+    pub(super) fn terms_of(
+        &self,
+        id: EndpointId,
+        endpoint: &Endpoint,
+        pool: &Pool,
+        prompt: &Prompt<'_>,
+        matched: &[u32],
+    ) -> Terms {
         let matched = matched[endpoint.holder as usize];
-        let line = endpoint.line(self.pool_line(), self.ttft_count, self.slots.len());
+        let line = endpoint.line(pool.line, self.ttft_count, self.slots.len());
         let matched_tokens = prompt.matched_tokens(matched);
         let uncached_tokens = (prompt.tokens - matched_tokens).max(0.0);
         let mut terms = Terms {
@@ -74,15 +81,15 @@ impl Fleet {
             matched,
             matched_tokens,
             uncached_tokens,
-            wait_s: endpoint.load.wait_s(now),
+            wait_s: endpoint.load.wait_s(pool.now),
             base_s: line.base_s,
             miss_s: uncached_tokens * line.slope_s,
-            full: self.is_full(id),
+            full: self.is_full(endpoint, pool.element_tokens),
             in_flight: endpoint.load.in_flight(),
             decoding: endpoint.load.decoding(),
             cost_s: 0.0,
         };
-        let cost = self.policy.cost(&terms, &self.price.rates_of(&endpoint.crowd));
+        let cost = self.policy.cost(&terms, &self.price.rates_at(&endpoint.crowd, pool.rates));
         debug_assert!(cost.is_finite(), "{terms:?}");
         // A cost that is not a number would win or lose every comparison at random: last resort, cost the most.
         terms.cost_s = if cost.is_finite() { cost } else { f64::MAX };
@@ -90,11 +97,8 @@ impl Fleet {
     }
 
     /// Whether what is added to an endpoint's cache evicts something (98 % full).
-    pub(super) fn is_full(&self, id: EndpointId) -> bool {
-        let element_tokens = self.element_tokens();
-        self.endpoint(id).is_some_and(|endpoint| {
-            self.index.held(endpoint.holder) as f64 * element_tokens >= 0.98 * endpoint.capacity.tokens()
-        })
+    pub(super) fn is_full(&self, endpoint: &Endpoint, element_tokens: f64) -> bool {
+        self.index.held(endpoint.holder) as f64 * element_tokens >= 0.98 * endpoint.capacity.tokens()
     }
 
     /// Records a choice everywhere it counts.
@@ -109,8 +113,9 @@ impl Fleet {
         terms: &[Terms],
         pick: crate::policy::Pick,
         seen: u32,
-        now: Now,
+        pool: &Pool,
     ) -> Decision {
+        let (now, rates) = (pool.now, pool.rates);
         let chosen = terms[pick.index];
         let id = EndpointId { slot: chosen.slot, generation: self.slots[chosen.slot as usize].generation };
         let slot = self.requests.next_slot();
@@ -123,7 +128,7 @@ impl Fleet {
         let unseen = (prompt.tokens - prompt.matched_tokens(seen)).max(0.0);
         let per_token =
             if chosen.uncached_tokens > 0.0 { chosen.miss_s / chosen.uncached_tokens } else { 0.0 };
-        let price = self.price.rates_of(&endpoint.crowd).price();
+        let price = self.price.rates_at(&endpoint.crowd, rates).price();
         self.price.observe(predecessors, chosen.miss_s, unseen * per_token, endpoints);
         endpoint.crowd.observe(predecessors, &self.price);
 
