@@ -31,7 +31,8 @@ pub struct Fleet {
     policy: Box<dyn Policy>,
     random: Random,
     index: Index,
-    /// Holds whatever was routed to anyone: what a cache that forgets nothing would have.
+    /// Holds whatever was routed to anyone: what a cache that forgets nothing would have. What is lost with an
+    /// endpoint goes from it too: to compute that again is not the price of crowding the caches.
     ghost: HolderId,
     slots: Vec<Slot>,
     requests: Requests,
@@ -124,7 +125,10 @@ impl Fleet {
         let slot = &mut self.slots[id.slot as usize];
         slot.generation = slot.generation.wrapping_add(1);
         if let Some(endpoint) = slot.endpoint.take() {
-            self.index.remove_holder(endpoint.holder);
+            self.index.remove_holder(endpoint.holder, self.ghost);
+        }
+        if self.endpoints().next().is_none() {
+            self.index.clear(self.ghost);
         }
     }
 
@@ -147,7 +151,7 @@ impl Fleet {
         let Some(endpoint) = self.endpoint_mut(id) else { return };
         endpoint.epoch = endpoint.epoch.wrapping_add(1);
         let holder = endpoint.holder;
-        self.index.clear(holder);
+        self.index.clear_with(holder, self.ghost);
     }
 
     fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {

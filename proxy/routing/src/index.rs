@@ -140,9 +140,9 @@ impl Index {
         }
     }
 
-    /// Forgets everything about a holder and frees its slot.
-    pub(crate) fn remove_holder(&mut self, holder: HolderId) {
-        self.clear(holder);
+    /// Forgets everything about a holder, and of `shadow` what only the two had, and frees the slot.
+    pub(crate) fn remove_holder(&mut self, holder: HolderId, shadow: HolderId) {
+        self.clear_with(holder, shadow);
         self.holders[holder as usize].live = false;
         while self.holders.last().is_some_and(|last| !last.live) {
             self.holders.pop();

@@ -33,13 +33,26 @@ impl Index {
 
     /// Forgets everything that a holder has, pinned or not.
     pub(crate) fn clear(&mut self, holder: HolderId) {
+        self.clear_with(holder, holder);
+    }
+
+    /// [`Index::clear`], and what `shadow` holds of the same segments goes too, where nobody else has them.
+    pub(crate) fn clear_with(&mut self, holder: HolderId, shadow: HolderId) {
         loop {
             let owner = &self.holders[holder as usize];
             let id = if owner.free.oldest == NONE { owner.pinned.oldest } else { owner.free.oldest };
             if id == NONE {
                 return;
             }
+            let first = self.segments[self.records[id as usize].segment as usize].run[0];
             self.remove_record(id);
+            let Some(segment) = self.find(first) else { continue };
+            if let [kept] = self.segments[segment as usize].kept[..]
+                && kept.holder == shadow
+                && self.records[kept.record as usize].pins == 0
+            {
+                self.remove_record(kept.record);
+            }
         }
     }
 

@@ -371,8 +371,26 @@ fn slots_of_removed_holders_are_used_again() {
     let (a, b) = (index.add_holder(), index.add_holder());
     index.enter(a, &[1, 2, 3], true);
     index.enter(b, &[1, 2, 3], false);
-    index.remove_holder(a);
+    index.remove_holder(a, b);
     check(&index);
     assert_eq!(index.add_holder(), a);
-    assert_eq!((index.held(a), index.held(b)), (0, 3));
+    assert_eq!((index.held(a), index.held(b)), (0, 0), "only the two had them");
+}
+
+#[test]
+fn a_shadow_keeps_what_others_have_too_and_what_it_has_alone() {
+    let mut index = Index::new(AMPLE);
+    let [shadow, a, b] = [index.add_holder(), index.add_holder(), index.add_holder()];
+    for chain in [&[1, 2, 3][..], &[1, 2, 4], &[9, 8]] {
+        index.enter(shadow, chain, false);
+    }
+    index.enter(a, &[1, 2, 3], false);
+    index.enter(b, &[1, 2], false);
+    index.remove_holder(a, shadow);
+    check(&index);
+    let mut matched = Vec::new();
+    for (chain, kept) in [(&[1, 2, 3][..], 2), (&[1, 2, 4], 3), (&[9, 8], 2)] {
+        index.matches(chain, &mut matched);
+        assert_eq!(matched[shadow as usize], kept);
+    }
 }
