@@ -15,7 +15,6 @@ pub(crate) mod naive;
 mod tests;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use free_queue::FreeQueue;
@@ -32,15 +31,6 @@ impl BlockId {
     fn index(self) -> usize {
         self.0 as usize
     }
-}
-
-/// The blocks that carry one hash. Twins are common: the last full block of a prompt is always recomputed,
-/// so a repeated prompt whose length is a multiple of the block size fills a second block with the same
-/// content. vLLM keeps both and answers with the older one.
-#[derive(Debug)]
-enum Holders {
-    One(BlockId),
-    Many(Vec<BlockId>),
 }
 
 /// Block hashes are already well mixed: hashing them again would only cost time.
@@ -64,11 +54,20 @@ impl Hasher for PassThrough {
 }
 
 /// See the module documentation.
+///
+/// Several blocks may carry one hash. Twins are common: the last full block of a prompt is always recomputed, so
+/// a repeated prompt whose length is a multiple of the block size fills a second block with the same content.
+/// vLLM keeps all and answers with the oldest; here they form a ring in order of age, and the index names the
+/// oldest.
 #[derive(Debug)]
 pub struct BlockCache {
     references: Vec<u32>,
     hashes: Vec<Option<BlockHash>>,
-    by_hash: HashMap<BlockHash, Holders, BuildHasherDefault<PassThrough>>,
+    by_hash: HashMap<BlockHash, BlockId, BuildHasherDefault<PassThrough>>,
+    /// The next younger twin of a block that has a hash, after the youngest the oldest; itself if alone.
+    younger: Vec<BlockId>,
+    /// The ring the other way round.
+    older: Vec<BlockId>,
     free: FreeQueue,
     caching: bool,
 }
@@ -79,7 +78,10 @@ impl BlockCache {
         Self {
             references: vec![0; blocks as usize],
             hashes: vec![None; blocks as usize],
-            by_hash: HashMap::default(),
+            // Room for all from the start: growing later would stop the engine while all entries move.
+            by_hash: HashMap::with_capacity_and_hasher(blocks as usize, BuildHasherDefault::default()),
+            younger: (0..blocks).map(BlockId).collect(),
+            older: (0..blocks).map(BlockId).collect(),
             free: FreeQueue::full(blocks),
             caching,
         }
@@ -107,8 +109,7 @@ impl BlockCache {
         found.clear();
         for hash in hashes {
             match self.by_hash.get(hash) {
-                Some(Holders::One(id)) => found.push(*id),
-                Some(Holders::Many(ids)) => found.push(ids[0]),
+                Some(id) => found.push(*id),
                 None => return,
             }
         }
@@ -148,18 +149,15 @@ impl BlockCache {
             return;
         }
         self.hashes[id.index()] = Some(hash);
-        match self.by_hash.entry(hash) {
-            Entry::Vacant(slot) => {
-                slot.insert(Holders::One(id));
-            }
-            Entry::Occupied(mut slot) => match slot.get_mut() {
-                Holders::One(first) => {
-                    let first = *first;
-                    slot.insert(Holders::Many(vec![first, id]));
-                }
-                Holders::Many(ids) => ids.push(id),
-            },
-        }
+        let oldest = *self.by_hash.entry(hash).or_insert(id);
+        let youngest = if oldest == id { id } else { self.older[oldest.index()] };
+        self.link(youngest, id);
+        self.link(id, oldest);
+    }
+
+    fn link(&mut self, older: BlockId, younger: BlockId) {
+        self.younger[older.index()] = younger;
+        self.older[younger.index()] = older;
     }
 
     /// Drops one reference on each block, in reverse order: the last block of a request joins the free queue
@@ -187,17 +185,14 @@ impl BlockCache {
 
     fn forget(&mut self, id: BlockId) {
         let Some(hash) = self.hashes[id.index()].take() else { return };
-        let Entry::Occupied(mut slot) = self.by_hash.entry(hash) else { return };
-        match slot.get_mut() {
-            Holders::One(_) => {
-                slot.remove();
-            }
-            Holders::Many(ids) => {
-                ids.retain(|other| *other != id);
-                if let [last] = ids[..] {
-                    slot.insert(Holders::One(last));
-                }
-            }
+        let (older, younger) = (self.older[id.index()], self.younger[id.index()]);
+        if younger == id {
+            self.by_hash.remove(&hash);
+            return;
+        }
+        self.link(older, younger);
+        if let Some(oldest) = self.by_hash.get_mut(&hash).filter(|oldest| **oldest == id) {
+            *oldest = younger;
         }
     }
 
@@ -216,18 +211,20 @@ impl BlockCache {
             return Err(format!("{idle} blocks without references, {} in the free queue", queued.len()));
         }
         let mut named = 0;
-        for (hash, holders) in &self.by_hash {
-            let ids: &[BlockId] = match holders {
-                Holders::One(id) => std::slice::from_ref(id),
-                Holders::Many(ids) if ids.len() > 1 => ids,
-                Holders::Many(ids) => return Err(format!("{} twins under {hash:?}", ids.len())),
-            };
-            named += ids.len();
-            if let Some(id) = ids.iter().find(|id| self.hashes[id.index()] != Some(*hash)) {
-                return Err(format!(
-                    "index says {id:?} holds {hash:?}, block says {:?}",
-                    self.hashes[id.index()]
-                ));
+        for (hash, oldest) in &self.by_hash {
+            let mut id = *oldest;
+            loop {
+                if self.hashes[id.index()] != Some(*hash) {
+                    return Err(format!(
+                        "{id:?} is a twin of {hash:?} but holds {:?}",
+                        self.hashes[id.index()]
+                    ));
+                }
+                named += 1;
+                id = self.younger[id.index()];
+                if id == *oldest || named > self.hashes.len() {
+                    break;
+                }
             }
         }
         let hashed = self.hashes.iter().flatten().count();

@@ -129,6 +129,12 @@ pub(crate) struct Plan {
 /// Blocks beyond this would take gigabytes of this process's memory.
 const BLOCKS_MAX: u32 = 1 << 26;
 
+/// A thousand times the largest block that engines use.
+const BLOCK_TOKENS_MAX: u32 = 1 << 16;
+
+/// More than any model spends on an image; a part costs this many tokens of memory.
+const MEDIA_TOKENS_MAX: u32 = 1 << 16;
+
 impl Config {
     /// Checks all settings.
     ///
@@ -183,6 +189,13 @@ impl Config {
         ];
         if let Some((name, _)) = counts.iter().find(|(_, value)| *value == 0) {
             return Err(BadConfig(format!("{name} must be at least 1")));
+        }
+        let bounded = [
+            ("block-tokens", self.block_tokens, BLOCK_TOKENS_MAX),
+            ("media-tokens", self.media_tokens, MEDIA_TOKENS_MAX),
+        ];
+        if let Some((name, value, most)) = bounded.iter().find(|(_, value, most)| value > most) {
+            return Err(BadConfig(format!("{name} {value} must be at most {most}")));
         }
         let rates = [("prefill-tokens-per-s", self.prefill_tokens_per_s), ("time-scale", self.time_scale)];
         if let Some((name, value)) = rates.iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {

@@ -33,7 +33,7 @@ impl Clock {
 
     fn real(&self, model_ns: u64) -> Instant {
         // Rounded up, so that whoever wakes then finds the moment passed.
-        let since_start = Duration::from_nanos((model_ns as f64 / self.scale) as u64 + 1);
+        let since_start = Duration::from_nanos(((model_ns as f64 / self.scale) as u64).saturating_add(1));
         self.start.checked_add(since_start).unwrap_or_else(|| Instant::now() + FAR)
     }
 }

@@ -201,8 +201,8 @@ impl Scheduler {
 
     /// When to call [`Scheduler::advance`] next, in model nanoseconds; none while idle.
     ///
-    /// While nothing is being prefilled and nothing can be admitted or preempted, nobody sees the steps before
-    /// the first end or the next report of the streams, and they need no call of their own.
+    /// While all running requests produce a token a step and nothing can be admitted or preempted, nobody sees
+    /// the steps before the first end or the next report of the streams, and they need no call of their own.
     pub fn next_wake(&self) -> Option<u64> {
         let end = self.step_end?;
         if self.running.is_empty() || self.may_admit() {
@@ -211,9 +211,9 @@ impl Scheduler {
         let mut steps = u32::MAX;
         let mut streamed = false;
         for sequence in &self.running {
-            let decoding =
-                sequence.produced > 0 && sequence.computed + sequence.scheduled >= sequence.tokens();
-            if !decoding {
+            let produces = sequence.computed + sequence.scheduled >= sequence.tokens();
+            let first_of_stream = sequence.job.streamed && sequence.produced == 0;
+            if !produces || first_of_stream {
                 return Some(end);
             }
             steps = steps.min(sequence.job.output_tokens - sequence.produced);

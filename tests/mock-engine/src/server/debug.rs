@@ -71,8 +71,8 @@ impl Entry {
     }
 }
 
-/// `[name, value]` in order of first appearance, equal names together; names are lowercase, and bytes that are no
-/// UTF-8 are replaced.
+/// `[name, value]` in order of first appearance, equal names together; names are lowercase, and bytes that are
+/// no UTF-8 are replaced.
 fn pairs(headers: &HeaderMap) -> Value {
     let pair = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
         json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])

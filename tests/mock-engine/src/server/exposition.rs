@@ -42,8 +42,8 @@ fn page(server: &Server) -> String {
     line(
         &mut out,
         format_args!(
-            "# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{block_size=\"{}\",enable_prefix_caching=\"{}\",\
-         num_gpu_blocks=\"{}\",{labels}}} 1",
+            "# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{block_size=\"{}\",\
+         enable_prefix_caching=\"{}\",num_gpu_blocks=\"{}\",{labels}}} 1",
             server.config.block_tokens,
             if server.config.no_prefix_caching { "False" } else { "True" },
             now.blocks_total,

@@ -108,10 +108,8 @@ impl Form {
     pub(super) fn open_chunk(&self, out: &mut Vec<u8>) {
         if self.chat {
             self.chunk_head(out);
-            out.extend_from_slice(
-                br#""choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}"#,
-            );
-            out.extend_from_slice(b"\n\n");
+            out.extend_from_slice(br#""choices":[{"index":0,"delta":{"role":"assistant","content":""},"#);
+            out.extend_from_slice(b"\"logprobs\":null,\"finish_reason\":null}]}\n\n");
         }
     }
 
@@ -176,7 +174,8 @@ impl Form {
         push(
             out,
             format_args!(
-                r#""usage":{{"prompt_tokens":{prompt_tokens},"total_tokens":{total_tokens},"completion_tokens":{completion_tokens},"prompt_tokens_details":"#
+                "\"usage\":{{\"prompt_tokens\":{prompt_tokens},\"total_tokens\":{total_tokens},\
+             \"completion_tokens\":{completion_tokens},\"prompt_tokens_details\":"
             ),
         );
         let cached = self.details.instead.unwrap_or(cached_tokens);

@@ -180,8 +180,8 @@ fn check(server: &Server, work: &Work<'_>) -> Result<(u32, u32), Rejection> {
         prompt if prompt < u64::from(limit) => prompt as u32,
         prompt => {
             let message = format!(
-                "This model's maximum context length is {limit} tokens. However, your request has {prompt} input \
-                 tokens. Please reduce the length of the input messages."
+                "This model's maximum context length is {limit} tokens. However, your request has {prompt} \
+                 input tokens. Please reduce the length of the input messages."
             );
             return refuse(message, "input_tokens");
         }
@@ -191,7 +191,8 @@ fn check(server: &Server, work: &Work<'_>) -> Result<(u32, u32), Rejection> {
         Some(asked) if asked > room => {
             let message = format!(
                 "'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context \
-                 length is {limit} tokens and your request has {prompt} input tokens ({asked} > {limit} - {prompt})."
+                 length is {limit} tokens and your request has {prompt} input tokens ({asked} > {limit} - \
+                 {prompt})."
             );
             refuse(message, "max_tokens")
         }

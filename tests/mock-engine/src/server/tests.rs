@@ -34,7 +34,12 @@ async fn answers_name_the_body_they_answer() {
     // <|user|>\n, 6 bytes, <|end|>\n and <|assistant|>\n: 37 bytes.
     assert_eq!(
         json["usage"],
-        json!({"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50, "prompt_tokens_details": {"cached_tokens": 0}})
+        json!({
+            "prompt_tokens": 10,
+            "completion_tokens": 40,
+            "total_tokens": 50,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        })
     );
     let again = mock.call("POST", "/v1/chat/completions", "", body).await;
     assert_eq!(again.json()["choices"], json["choices"], "the same body gives the same text");
@@ -332,6 +337,8 @@ async fn impossible_settings_are_named() {
     for (config, named) in [
         (Config { kv_tokens: 10, ..config() }, "kv-tokens 10"),
         (Config { block_tokens: 0, ..config() }, "block-tokens"),
+        (Config { block_tokens: 1 << 17, ..config() }, "block-tokens 131072"),
+        (Config { media_tokens: u32::MAX, ..config() }, "media-tokens"),
         (Config { bytes_per_token: 0.3, ..config() }, "bytes-per-token"),
         (Config { time_scale: 0.0, ..config() }, "time-scale 0"),
         (Config { time_scale: f64::NAN, ..config() }, "time-scale NaN"),

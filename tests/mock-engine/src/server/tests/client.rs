@@ -1,4 +1,4 @@
-//! A client of a few lines that shares no code with the server: sockets, bytes, and its own reading of HTTP/1.1.
+//! A client of a few lines that shares no code with the server: sockets, and its own reading of HTTP/1.1.
 
 use std::net::SocketAddr;
 
