@@ -144,6 +144,7 @@ class Link:
         pause = PAUSE_SECONDS_MIN
         while not self._stopping.is_set():
             self._greeted = False
+            wait: float | None = None
             try:
                 self._serve(register)
             except _Ended as ended:
@@ -151,7 +152,9 @@ class Link:
                 wait = ended.pause
             except (OSError, wire.WireFault) as fault:
                 self._say(str(fault))
-                wait = None
+            except Exception as fault:  # a fault of ours costs this session, not the engine
+                log.exception("larder: %s: the session is given up", self._name)
+                self._last_reason = str(fault)
             pause = PAUSE_SECONDS_MIN if self._greeted else min(pause * 2, PAUSE_SECONDS_MAX)
             self._stopping.wait(wait if wait is not None else pause)
 

@@ -85,7 +85,10 @@ class LarderManager(OffloadingManager):
         """A session stands. Nothing of an earlier one is left."""
         with self._lock:
             self._session = session
-            self._free_slots = list(range(session.registered.region_slots - 1, -1, -1))
+            # A node that does not name its sessions leaves a worker that still maps an earlier session's region
+            # unable to tell: nothing is stored in a second session with it.
+            blind = session.registered.session is None and self.counters.total["sessions"] > 0
+            self._free_slots = [] if blind else list(range(session.registered.region_slots - 1, -1, -1))
             self._timeouts = 0
             self.counters.add("sessions")
             if self._epoch:
