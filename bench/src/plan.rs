@@ -13,6 +13,9 @@ const BODY_BYTES_MAX: u64 = 16 << 20;
 /// Above this, the time between two systems' messages (about a millisecond) is worth seconds of the trace.
 const TIME_SCALE_WARN: f64 = 1000.0;
 
+/// Share of the wall budget that the trace is fitted into; the rest is for a machine that falls behind.
+const BUDGET_USED: f64 = 0.95;
+
 /// Everything that the runs of one command have in common.
 #[derive(Debug)]
 pub struct Plan {
@@ -90,9 +93,9 @@ impl Plan {
         if let Some(plot) = &args.plot {
             crate::plot::kind(plot)?;
         }
+        let mut trace = Trace::read(&args.trace, args.format, args.trace_block_tokens)?;
         let proxy_bin = program(args.proxy_bin.as_ref(), "larder-proxy", "--proxy-bin")?;
         let mock_bin = program(args.mock_bin.as_ref(), "larder-mock-engine", "--mock-bin")?;
-        let mut trace = Trace::read(&args.trace, args.format, args.trace_block_tokens)?;
         choose(&mut trace, args);
         let bytes_per_token = args.bytes_per_token.unwrap_or(default_bytes_per_token(args.format));
         let prose = Prose::new(args.seed, trace.block_tokens, bytes_per_token)
@@ -202,7 +205,7 @@ fn scale(
 /// As given, or such that the slowest policy fits the budget; never slower than life: a short trace simply ends early.
 fn time_scale(args: &ReplayArgs, trace: &Trace, live: usize, rate: f64, warnings: &mut Vec<String>) -> f64 {
     let expected_s = scale::expected_length_s(trace, args.engines, live, rate);
-    let time_scale = args.time_scale.unwrap_or((expected_s / args.duration_s).max(1.0));
+    let time_scale = args.time_scale.unwrap_or((expected_s / (BUDGET_USED * args.duration_s)).max(1.0));
     if time_scale > TIME_SCALE_WARN {
         warnings.push(format!(
             "time scale {time_scale:.0}: a millisecond of this machine counts as {:.1} trace seconds in every TTFT; \

@@ -35,7 +35,11 @@ pub fn replay(args: &ReplayArgs, out: &mut dyn Write) -> Result<bool, Error> {
         }
         Ok::<_, Error>(runs)
     });
-    // On an error the logs stay: the error names them.
+    if matches!(runs, Err(Error::Interrupted)) {
+        dir.remove();
+        return Err(Error::Interrupted);
+    }
+    // On another error the logs stay: the error names them.
     let results = report::results(&plan, runs?);
     let clean = results.runs.iter().all(|run| run.errors == 0);
     if let Some(path) = &args.json {
@@ -117,7 +121,7 @@ impl RunDir {
     }
 
     /// Removes it after a run without errors, unless it was asked for by name.
-    fn remove(self) {
+    fn remove(&self) {
         if self.temporary {
             // Logs of a clean run that cannot be removed are no failure of the run.
             let _ = std::fs::remove_dir_all(&self.path);

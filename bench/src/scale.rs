@@ -22,10 +22,6 @@ pub const LIVE_SHARE: f64 = 200.0 / 567.0;
 pub const STEP_S: f64 = 0.25;
 /// Smallest token budget of a step, so that a slow engine still takes several requests into one.
 pub const STEP_TOKENS_MIN: u64 = 256;
-/// Share of input tokens that the busiest engine of the slowest policy prefills, as if it were all engines': round robin
-/// misses 66-72 % of agentic traces at 10 % capacity, and its busiest engine has a third more than the mean. Only used to
-/// choose a time scale that fits the wall budget.
-const SLOWEST_MISS_SHARE: f64 = 0.9;
 
 /// KV capacity of one engine, and what it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -108,8 +104,9 @@ fn length_s(trace: &Trace) -> f64 {
 
 /// Trace seconds that the slowest policy is expected to take, to choose the time scale from.
 ///
-/// Closed loop: prefill work plus think time spread over the live sessions, and no less than the longest session's
-/// think time. A bound from above where the cluster is saturated, which leaves room in the budget.
+/// Closed loop: all prefill work as if nothing were cached, plus think time spread over the live sessions, and no less
+/// than the longest session's think time. Round robin at 10 % capacity misses 66-72 % of the agentic trace, but its
+/// busiest engine has a third more than the mean and the last sessions run alone, so it comes close to that.
 #[must_use]
 pub fn expected_length_s(trace: &Trace, engines: u64, live: usize, prefill_tokens_per_s: f64) -> f64 {
     match trace.format {
@@ -121,7 +118,7 @@ pub fn expected_length_s(trace: &Trace, engines: u64, live: usize, prefill_token
             });
             let (total, longest) =
                 thinks.fold((0.0, 0.0), |(total, longest), s| (total + s, f64::max(longest, s)));
-            let work_s = SLOWEST_MISS_SHARE * tokens as f64 / (engines as f64 * prefill_tokens_per_s);
+            let work_s = tokens as f64 / (engines as f64 * prefill_tokens_per_s);
             f64::max(work_s + total / live as f64, longest)
         }
     }

@@ -11,12 +11,15 @@ use tokio::process::{Child, Command};
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How often a process's output and health are looked at.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
+/// How long a killed process is waited for, so that it is gone and not a zombie when this program ends. SIGKILL takes
+/// milliseconds; a process stuck in the kernel must not hold us.
+const REAP_LIMIT: Duration = Duration::from_secs(1);
 /// Log lines shown when a process fails.
 const TAIL_LINES: usize = 20;
 /// Bytes read from the end of a log for those lines.
 const TAIL_BYTES: usize = 16 << 10;
 
-/// A running child. Dropping it kills it.
+/// A running child. Dropping it kills it and waits for its end.
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -89,6 +92,17 @@ impl Process {
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
         let tail = if tail.is_empty() { "(its log is empty)".into() } else { tail };
         Error::Process { name: self.name.clone(), what, logs: self.dir.clone(), tail }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.start_kill();
+        let started = std::time::Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && started.elapsed() < REAP_LIMIT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

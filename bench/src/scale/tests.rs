@@ -76,7 +76,7 @@ fn expected_length_covers_work_thinking_and_the_longest_session() {
     let long = trace(Format::Agentic, vec![thoughtful, vec![request(0.0, 0.0, 6400, &[1])]]);
     // Thinking is capped at 300 s a request; one session thinks 600 s, more than work and mean thinking.
     assert_eq!(expected_length_s(&long, 1, 2, 1e9), 600.0);
-    let expected = 0.9 * 19_200.0 / 2.0 + 600.0 / 2.0;
+    let expected = 19_200.0 / 2.0 + 600.0 / 2.0;
     assert!((expected_length_s(&long, 1, 2, 2.0) - expected).abs() < 1e-9);
 }
 
