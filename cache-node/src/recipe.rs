@@ -151,7 +151,8 @@ impl Recipes {
         }
         let parted = self.part(keys.namespace, &chain, &keys.list);
         let id = RecipeId(self.next);
-        let tokens = keys.prompt_tokens.map_or(chain.prompt_bytes as f64 / BYTES_PER_TOKEN_DEFAULT, f64::from);
+        let tokens =
+            keys.prompt_tokens.map_or(chain.prompt_bytes as f64 / BYTES_PER_TOKEN_DEFAULT, f64::from);
         let recipe = Recipe {
             namespace: keys.namespace,
             bytes_per_token: (chain.prompt_bytes as f64 / tokens.max(1.0)).max(f64::MIN_POSITIVE),

@@ -17,8 +17,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use larder_protocol::{LeaseId, NodeId};
 use larder_protocol::message::ToEngine;
+use larder_protocol::{LeaseId, NodeId};
 
 use crate::recipe::Recipes;
 
@@ -34,10 +34,8 @@ mod stage;
 
 pub use arena::{ChunkName, SLOTS_PER_EXTENT};
 pub use counts::{Counts, Stats};
+pub use port::{Check, ConnectionId, CopyId, Damage, Finding, Input, Output, SessionId, Ticket, VerifyId};
 pub use sessions::EngineStats;
-pub use port::{
-    Check, ConnectionId, CopyId, Damage, Finding, Input, Output, SessionId, Ticket, VerifyId,
-};
 
 use arena::Arena;
 use commits::{Commit, CommitId, Copying};

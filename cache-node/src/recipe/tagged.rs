@@ -80,11 +80,7 @@ impl TaggedPrompts {
     }
 
     /// Returns both halves if the other one is there and these keys add to what was known.
-    pub(super) fn note_keys(
-        &mut self,
-        tag: Tag,
-        part: &PromptKeys<'_>,
-    ) -> Option<(PromptChain, TaggedKeys)> {
+    pub(super) fn note_keys(&mut self, tag: Tag, part: &PromptKeys<'_>) -> Option<(PromptChain, TaggedKeys)> {
         let tagged = self.touch(tag);
         if tagged.namespace != Some(part.namespace) {
             tagged.namespace = Some(part.namespace);

@@ -22,7 +22,9 @@ impl Prompt {
         let mut points = Vec::new();
         let mut hash = 0_u64;
         for run in bytes.chunks_exact(RUN as usize) {
-            hash = run.iter().fold(hash, |hash, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte) ^ 0x9e37);
+            hash = run
+                .iter()
+                .fold(hash, |hash, byte| hash.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte) ^ 0x9e37);
             points.push(hash);
         }
         PromptChain { points: points.into(), run_bytes: RUN, prompt_bytes: bytes.len() as u64 }
@@ -153,7 +155,10 @@ fn prompts() -> impl Strategy<Value = Vec<Prompt>> {
     // A few trunks, so that prompts share beginnings and part.
     let piece = prop::collection::vec(0_u8..24, 5..80);
     let trunk = prop::collection::vec(piece.clone(), 1..4);
-    (prop::collection::vec(trunk, 1..3), prop::collection::vec((any::<usize>(), any::<usize>(), piece), 1..24))
+    (
+        prop::collection::vec(trunk, 1..3),
+        prop::collection::vec((any::<usize>(), any::<usize>(), piece), 1..24),
+    )
         .prop_map(|(trunks, leaves)| {
             let prompt = |(trunk, depth, tail): (usize, usize, Vec<u8>)| {
                 let trunk: &Vec<Vec<u8>> = &trunks[trunk % trunks.len()];

@@ -191,8 +191,10 @@ impl Arena {
         if let Some(extent) = self.colder_extent(stride, own.map(|(used, _)| used)) {
             // Named before the first goes: evicting the last one gives the extent back.
             let slots = self.extents[extent as usize].slots.iter().zip(extent * SLOTS_PER_EXTENT..);
-            let held: Vec<u32> =
-                slots.filter(|(slot, _)| matches!(slot.state, State::Held(_))).map(|(_, slot)| slot).collect();
+            let held: Vec<u32> = slots
+                .filter(|(slot, _)| matches!(slot.state, State::Held(_)))
+                .map(|(_, slot)| slot)
+                .collect();
             evicted.extend(held.into_iter().map(|slot| self.evict(slot)));
             return self.free_slot(stride);
         }

@@ -72,7 +72,8 @@ impl Store {
         let mut taken = session.region_busy.clone();
         let fits = |slot: &u32| *slot < layout.region_slots && taken.insert(*slot);
         if !commit.region_slots.iter().all(fits) {
-            let text = format!("a region slot is not below {}, or under a commit already", layout.region_slots);
+            let text =
+                format!("a region slot is not below {}, or under a commit already", layout.region_slots);
             return out.push(error(connection, Some(commit.id), ErrorCode::BadRegionSlot, text));
         }
         session.region_busy = taken;

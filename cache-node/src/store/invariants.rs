@@ -80,7 +80,8 @@ fn evictable_is_held_and_unpinned(store: &Store) -> bool {
 fn free_lists_are_exact(store: &Store) -> bool {
     let expected: BTreeSet<u32> =
         store.arena.slots().filter(|(_, found)| found.state == State::Free).map(|(slot, _)| slot).collect();
-    let listed: BTreeSet<u32> = store.arena.classes.values().flat_map(|class| class.free.iter().copied()).collect();
+    let listed: BTreeSet<u32> =
+        store.arena.classes.values().flat_map(|class| class.free.iter().copied()).collect();
     let total: usize = store.arena.classes.values().map(|class| class.free.len()).sum();
     listed == expected && total == expected.len()
 }
@@ -103,7 +104,8 @@ fn generations_say_readable(store: &Store) -> bool {
         let generation = store.arena.generation(slot);
         generation > 0 && generation.is_multiple_of(2)
     };
-    let cut = store.arena.slots().all(|(slot, found)| readable(slot) == matches!(found.state, State::Held(_)));
+    let cut =
+        store.arena.slots().all(|(slot, found)| readable(slot) == matches!(found.state, State::Held(_)));
     let pooled = store.arena.pool.iter().all(|extent| {
         let first = extent * SLOTS_PER_EXTENT;
         (first..first + SLOTS_PER_EXTENT).all(|slot| !readable(slot))

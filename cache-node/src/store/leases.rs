@@ -166,7 +166,8 @@ impl Store {
         let mut bytes = 0;
         for key in keys {
             let name = ChunkName { namespace, key: key.clone() };
-            let Some(slot) = self.chunks.get(&name).copied().filter(|slot| self.arena.held(*slot).is_some()) else {
+            let Some(slot) = self.chunks.get(&name).copied().filter(|slot| self.arena.held(*slot).is_some())
+            else {
                 break;
             };
             let more = if self.arena.slot(slot).pins == 0 { self.arena.stride(slot) } else { 0 };
@@ -223,7 +224,8 @@ impl Store {
         }
         self.publish_generations(out);
         // Another lease's verification may have quarantined a chunk meanwhile.
-        let still = opening.chunks.iter().position(|pinned| self.arena.generation(pinned.slot) != pinned.generation);
+        let still =
+            opening.chunks.iter().position(|pinned| self.arena.generation(pinned.slot) != pinned.generation);
         if let Some(index) = still.filter(|index| *index < good) {
             (good, why) = (index, Nothing::Corrupt);
         }

@@ -88,7 +88,7 @@ pub enum Input {
     Stage {
         /// Where the answer goes.
         ticket: Ticket,
-        /// The request, its tag filled in.
+        /// The request.
         request: StageRequest,
         /// A fresh random id for the lease.
         fresh: LeaseId,
@@ -97,7 +97,7 @@ pub enum Input {
     Probe {
         /// Where the answer goes.
         ticket: Ticket,
-        /// The request, its tag filled in.
+        /// The request.
         request: StageRequest,
     },
     /// A test damages what the store holds.

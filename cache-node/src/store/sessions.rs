@@ -250,7 +250,8 @@ impl Store {
         let rank_fits = connection.role == Role::Scheduler
             || session.workers.range(..layout.register.world).any(|(_, worker)| *worker == id);
         if !known || !rank_fits {
-            let message = "another connection of this session registered otherwise, or the rank is outside world";
+            let message =
+                "another connection of this session registered otherwise, or the rank is outside world";
             let refused = Refused { id: request, code: RefusedCode::Mismatch, message: message.to_owned() };
             return out.push(send(id, refused));
         }
@@ -295,12 +296,15 @@ impl Store {
             return Err(bad("world"));
         }
         let tokens_per_chunk = register.tokens_per_block.checked_mul(register.blocks_per_chunk);
-        let tokens_per_chunk = tokens_per_chunk.filter(|tokens| *tokens > 0).ok_or_else(|| bad("tokens of a chunk"))?;
+        let tokens_per_chunk =
+            tokens_per_chunk.filter(|tokens| *tokens > 0).ok_or_else(|| bad("tokens of a chunk"))?;
         let chunk_bytes = register.part_bytes.checked_mul(u64::from(register.world));
         let chunk_bytes = chunk_bytes.filter(|bytes| *bytes > 0).ok_or_else(|| bad("part_bytes"))?;
         let extent = self.settings.extent_bytes;
         if chunk_bytes > extent {
-            let text = format!("a chunk of {chunk_bytes} bytes does not fit into {extent}: use fewer blocks_per_chunk");
+            let text = format!(
+                "a chunk of {chunk_bytes} bytes does not fit into {extent}: use fewer blocks_per_chunk"
+            );
             return Err((RefusedCode::ChunkTooLarge, text));
         }
         let stride = chunk_bytes.next_multiple_of(STRIDE_UNIT_BYTES).max(STRIDE_BYTES_MIN);
@@ -443,7 +447,11 @@ impl Store {
 
     /// Leases of sessions that have ended: each has a load open whose processes are not known dead.
     pub(super) fn orphaned_leases(&self) -> u64 {
-        self.sessions.values().filter(|session| session.ended).map(|session| session.leases.len() as u64).sum()
+        self.sessions
+            .values()
+            .filter(|session| session.ended)
+            .map(|session| session.leases.len() as u64)
+            .sum()
     }
 
     pub(super) fn engines(&self) -> Vec<EngineStats> {
@@ -462,12 +470,7 @@ impl Store {
     }
 }
 
-pub(super) fn error(
-    connection: ConnectionId,
-    id: Option<u64>,
-    code: ErrorCode,
-    message: String,
-) -> Output {
+pub(super) fn error(connection: ConnectionId, id: Option<u64>, code: ErrorCode, message: String) -> Output {
     send(connection, ErrorAnswer { id, code, message })
 }
 

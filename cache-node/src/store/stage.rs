@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use larder_protocol::LeaseId;
 use larder_protocol::control::{StageAnswer, StageReason, StageRequest};
+use larder_protocol::{LeaseId, Tag};
 
 use super::leases::{Asker, OpeningRequest, nothing};
 use super::sessions::NoSession;
@@ -28,7 +28,8 @@ impl Store {
         now: Duration,
         out: &mut Vec<Output>,
     ) {
-        let Some(tag) = request.tag else { return };
+        // A caller that names no tag is given one as hard to guess as the lease.
+        let tag = request.tag.unwrap_or(Tag(fresh.0));
         let chain = chain_of(request);
         // Noted whatever comes of it: the engine will report this prompt's keys under the same tag.
         self.recipes.note_chain(tag, &chain);
@@ -58,9 +59,8 @@ impl Store {
 
     /// What staging would give, by the catalog alone.
     pub(super) fn probe(&mut self, ticket: Ticket, request: &StageRequest, out: &mut Vec<Output>) {
-        let Some(tag) = request.tag else { return };
         let answer = match self.plan(request, &chain_of(request)) {
-            Err(reason) => nothing(tag, reason),
+            Err(reason) => StageAnswer { tag: request.tag, ..nothing(Tag(0), reason) },
             Ok(plan) => self.outlook(&plan, request),
         };
         out.push(Output::Answer { ticket, answer });
@@ -68,7 +68,8 @@ impl Store {
 
     fn outlook(&self, plan: &Plan, request: &StageRequest) -> StageAnswer {
         let session = self.sessions.get(&plan.session);
-        let layout = session.and_then(|session| session.layout.as_ref()).expect("a serving session has a layout");
+        let layout =
+            session.and_then(|session| session.layout.as_ref()).expect("a serving session has a layout");
         let held = |key| {
             let slot = self.chunks.get(&ChunkName { namespace: layout.namespace, key });
             slot.is_some_and(|slot| self.arena.held(*slot).is_some())

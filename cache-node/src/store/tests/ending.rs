@@ -146,8 +146,14 @@ fn a_process_nobody_watches_keeps_its_slots_for_good() {
 fn an_engine_lost_while_its_chunks_are_verified_gets_nothing() {
     let (mut world, engine, lease) = leased();
     world.release(engine, lease.lease);
-    let lookup =
-        Lookup { id: 5, keys: keys(0..3), end_tokens: vec![1, 2, 3], request: None, tag: None, prompt_tokens: None };
+    let lookup = Lookup {
+        id: 5,
+        keys: keys(0..3),
+        end_tokens: vec![1, 2, 3],
+        request: None,
+        tag: None,
+        prompt_tokens: None,
+    };
     world.say(engine, lookup);
     world.step(Input::Closed { connection: engine });
     assert!(world.store.stats().pinned_bytes > 0, "pinned while being read");
@@ -172,5 +178,9 @@ fn a_restarted_engine_may_come_back_under_the_same_endpoint() {
     world.load(engine, lease.lease, 3);
     world.step(Input::Closed { connection: engine });
     let again = world.engine(1, &register(CHUNK, 1));
-    assert_eq!(world.lease(again, 0..3).slots, lease.slots, "also while the old run's load is not known over");
+    assert_eq!(
+        world.lease(again, 0..3).slots,
+        lease.slots,
+        "also while the old run's load is not known over"
+    );
 }

@@ -200,17 +200,21 @@ impl History {
                 (*slot, *generation, content)
             });
             let chunks = contents.collect();
-            self.known.push(Known { engine: scheduler.0 / 2, scheduler, lease, chunks, open_loads: 0, alive: true });
+            self.known.push(Known {
+                engine: scheduler.0 / 2,
+                scheduler,
+                lease,
+                chunks,
+                open_loads: 0,
+                alive: true,
+            });
         }
     }
 
     fn pick(&mut self, which: usize, wanted: impl Fn(&Known) -> bool) -> Option<&mut Known> {
         let engines: Vec<u64> = self.engines.values().map(|(run, _)| *run).collect();
-        let mut fitting: Vec<&mut Known> = self
-            .known
-            .iter_mut()
-            .filter(|known| engines.contains(&known.engine) && wanted(known))
-            .collect();
+        let mut fitting: Vec<&mut Known> =
+            self.known.iter_mut().filter(|known| engines.contains(&known.engine) && wanted(known)).collect();
         let count = fitting.len();
         (count > 0).then(|| fitting.swap_remove(which % count))
     }

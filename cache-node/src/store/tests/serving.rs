@@ -25,7 +25,10 @@ fn what_was_committed_is_leased_and_reads_back() {
     for (number, (slot, generation)) in (0..).zip(lease.slots.iter().zip(&lease.generations)) {
         assert_eq!(world.read(*slot, *generation).unwrap().content, number);
     }
-    assert_eq!(world.store_all(engine, 3..7), [Verdict::Held, Verdict::Held, Verdict::Accepted, Verdict::Accepted]);
+    assert_eq!(
+        world.store_all(engine, 3..7),
+        [Verdict::Held, Verdict::Held, Verdict::Accepted, Verdict::Accepted]
+    );
 }
 
 #[test]
@@ -96,7 +99,10 @@ fn a_lease_held_before_the_damage_was_found_fails_its_generation_check() {
     world.store_all(engine, 0..2);
     let old = world.lease(engine, 0..2);
     world.load(engine, old.lease, 2);
-    world.step(Input::Damage { ticket: Ticket(1), damage: Damage::Flip { key: None, nth: 1, byte: 0, bit: 0 } });
+    world.step(Input::Damage {
+        ticket: Ticket(1),
+        damage: Damage::Flip { key: None, nth: 1, byte: 0, bit: 0 },
+    });
     assert_eq!(world.lease(engine, 0..2).slots.len(), 1);
     assert_eq!(world.read(old.slots[1], old.generations[1]), None);
     assert!(world.read(old.slots[0], old.generations[0]).is_some());
@@ -137,7 +143,10 @@ fn a_chunk_verified_just_now_is_not_read_again() {
     world.work_all();
     world.later(2);
     world.say(engine, lookup);
-    assert!(matches!(&world.jobs[..], [Job::Verify { checks, .. }] if checks.len() == 3), "not fresh any more");
+    assert!(
+        matches!(&world.jobs[..], [Job::Verify { checks, .. }] if checks.len() == 3),
+        "not fresh any more"
+    );
 }
 
 use super::world::Job;
@@ -283,7 +292,11 @@ fn hellos_and_registers_that_cannot_be_served() {
         (21, register(2 * MIB, 1), RefusedCode::ChunkTooLarge),
         (22, register(0, 1), RefusedCode::BadLayout),
         (23, Register { world: 0, ..register(CHUNK, 1) }, RefusedCode::BadLayout),
-        (24, Register { tokens_per_block: u32::MAX, blocks_per_chunk: 9, ..register(1, 1) }, RefusedCode::BadLayout),
+        (
+            24,
+            Register { tokens_per_block: u32::MAX, blocks_per_chunk: 9, ..register(1, 1) },
+            RefusedCode::BadLayout,
+        ),
         (25, Register { part_bytes: u64::MAX, world: 2, ..register(1, 1) }, RefusedCode::BadLayout),
     ] {
         world.step(Input::Accepted { connection: ConnectionId(n), watched: true });
@@ -326,7 +339,10 @@ fn wrong_states_and_roles_end_the_connection() {
     // A worker may not ask.
     let worker = ConnectionId(3);
     world.say(worker, Release { id: 1, lease: LeaseId(1) });
-    assert!(world.closed.contains(&worker) && world.closed.contains(&scheduler), "and the session goes with it");
+    assert!(
+        world.closed.contains(&worker) && world.closed.contains(&scheduler),
+        "and the session goes with it"
+    );
     // Nor may anyone before hello, or say hello twice.
     world.step(Input::Accepted { connection: ConnectionId(70), watched: true });
     world.say(ConnectionId(70), Release { id: 1, lease: LeaseId(1) });

@@ -154,7 +154,12 @@ impl World {
     }
 
     /// Commits chunks whose content is their key's number; region slots from 0.
-    pub(super) fn commit(&mut self, scheduler: ConnectionId, numbers: std::ops::Range<u64>, tag: Option<Tag>) {
+    pub(super) fn commit(
+        &mut self,
+        scheduler: ConnectionId,
+        numbers: std::ops::Range<u64>,
+        tag: Option<Tag>,
+    ) {
         let session = self.session(scheduler);
         let stride = self.store.sessions[&session].layout.as_ref().unwrap().stride;
         let count = numbers.end - numbers.start;
@@ -173,7 +178,11 @@ impl World {
         self.say(scheduler, commit);
     }
 
-    pub(super) fn store_all(&mut self, scheduler: ConnectionId, numbers: std::ops::Range<u64>) -> Vec<Verdict> {
+    pub(super) fn store_all(
+        &mut self,
+        scheduler: ConnectionId,
+        numbers: std::ops::Range<u64>,
+    ) -> Vec<Verdict> {
         self.commit(scheduler, numbers, None);
         self.work_all();
         match self.last(scheduler) {

@@ -1,0 +1,71 @@
+//! Every default, written once, with its reason; and the range each value must lie in.
+//!
+//! `config/cache-node.toml` repeats the defaults for its readers; a test holds the two together.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Bytes of one extent of the slab: large enough that a chunk of a 70B model on eight GPUs fits (128 tokens, 42 MB),
+/// small enough that layouts can trade them.
+pub const EXTENT_BYTES: u64 = 64 * MIB;
+
+/// The engine's user is the node's user unless somebody says otherwise: whoever opens the socket can read all KV.
+pub(super) const ENGINE_SOCKET_MODE: u32 = 0o600;
+/// Loopback: the control API has no authentication of its own there.
+pub(super) const CONTROL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
+/// What an operator acts on, without a line per request.
+pub(super) const LOG: &str = "info";
+/// A step's worth of new chunks of a large engine, so that stores do not wait for the copy of the step before.
+pub(super) const REGION: u64 = 256 * MIB;
+/// Some 400,000 chunk keys and 100,000 chain points.
+pub(super) const RECIPES: u64 = 64 * MIB;
+/// Longer than a request waits in a busy engine's queue; a lease that nobody starts blocks eviction that long.
+pub(super) const LEASE_TTL: Duration = Duration::from_secs(30);
+/// A prefix that every request shares would else be read again by each of them.
+pub(super) const VERIFY_FRESH: Duration = Duration::from_secs(1);
+/// Below the 50 ms after which the plugin gives a lookup up.
+pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_millis(40);
+/// A prompt worth waiting for longer would be recomputed in that time.
+pub(super) const STAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// One a core, at most four: memory bandwidth is the limit, and engines need cores too.
+pub(super) const TRANSFER_THREADS: u64 = 0;
+/// Eight GPUs with an engine each, and as many that are being replaced.
+pub(super) const SESSIONS: u64 = 16;
+/// Sixteen sessions of eight ranks and a scheduler, and room for those that come back.
+pub(super) const CONNECTIONS: u64 = 256;
+/// Requests waiting in all engines of a host, several times over.
+pub(super) const LEASES: u64 = 16_384;
+/// More would only wait for each other's memory bandwidth, past every deadline.
+pub(super) const VERIFICATIONS: u64 = 256;
+/// About four regions full of small chunks.
+pub(super) const COPIES: u64 = 4096;
+/// A quarter is left to store into, whatever is staged.
+pub(super) const PINNED_PERCENT: u64 = 75;
+/// A stage call a request: far more than one host's engines take in.
+pub(super) const CONTROL_REQUESTS: u64 = 512;
+/// A few proxies with their pools.
+pub(super) const CONTROL_CONNECTIONS: u64 = 1024;
+
+pub(super) const HOST_RANGE: RangeInclusive<u64> = EXTENT_BYTES..=64 * TIB;
+pub(super) const REGION_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
+pub(super) const RECIPES_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
+pub(super) const LEASE_TTL_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
+pub(super) const VERIFY_FRESH_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+pub(super) const LOOKUP_DEADLINE_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(10);
+pub(super) const STAGE_DEADLINE_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(60);
+pub(super) const THREADS_RANGE: RangeInclusive<u64> = 0..=256;
+pub(super) const SESSIONS_RANGE: RangeInclusive<u64> = 1..=1024;
+pub(super) const CONNECTIONS_RANGE: RangeInclusive<u64> = 2..=65_536;
+pub(super) const LEASES_RANGE: RangeInclusive<u64> = 1..=1 << 20;
+pub(super) const VERIFICATIONS_RANGE: RangeInclusive<u64> = 1..=65_536;
+pub(super) const COPIES_RANGE: RangeInclusive<u64> = 1..=1 << 20;
+pub(super) const PINNED_RANGE: RangeInclusive<u64> = 1..=100;
+pub(super) const REQUESTS_RANGE: RangeInclusive<u64> = 1..=65_536;

@@ -1,0 +1,82 @@
+//! What the file says, key by key: right type and range, or absent. Nothing is defaulted or compared here.
+
+use std::time::Duration;
+
+use larder_settings::Reader;
+
+use super::defaults;
+use crate::store::Verify;
+
+pub(super) struct RawConfig {
+    pub(super) engine_socket: Option<String>,
+    pub(super) engine_socket_mode: Option<String>,
+    pub(super) control: Option<String>,
+    pub(super) token_file: Option<String>,
+    pub(super) log: Option<String>,
+    pub(super) log_json: Option<bool>,
+    pub(super) host: Option<u64>,
+    pub(super) region: Option<u64>,
+    pub(super) recipes: Option<u64>,
+    pub(super) lease_ttl: Option<Duration>,
+    pub(super) verify: Option<Verify>,
+    pub(super) verify_fresh: Option<Duration>,
+    pub(super) lookup_deadline: Option<Duration>,
+    pub(super) stage_deadline: Option<Duration>,
+    pub(super) single_tenant: Option<bool>,
+    pub(super) debug_faults: Option<bool>,
+    pub(super) transfer_threads: Option<u64>,
+    pub(super) limits: RawLimits,
+}
+
+impl RawConfig {
+    pub(super) fn read(root: &mut Reader<'_>) -> Self {
+        Self {
+            engine_socket: root.require("engine_socket").string("engine_socket"),
+            engine_socket_mode: root.string("engine_socket_mode"),
+            control: root.string("control"),
+            token_file: root.string("token_file"),
+            log: root.string("log"),
+            log_json: root.one_of("log_format", &[("text", false), ("json", true)]),
+            host: root
+                .require("host")
+                .table("host", |host| host.require("size").size("size", defaults::HOST_RANGE)),
+            region: root.table("region", |region| region.size("size", defaults::REGION_RANGE)),
+            recipes: root.table("recipes", |recipes| recipes.size("size", defaults::RECIPES_RANGE)),
+            lease_ttl: root.duration("lease_ttl", defaults::LEASE_TTL_RANGE),
+            verify: root.one_of("verify", &[("lease", Verify::Lease), ("off", Verify::Off)]),
+            verify_fresh: root.duration("verify_fresh", defaults::VERIFY_FRESH_RANGE),
+            lookup_deadline: root.duration("lookup_deadline", defaults::LOOKUP_DEADLINE_RANGE),
+            stage_deadline: root.duration("stage_deadline", defaults::STAGE_DEADLINE_RANGE),
+            single_tenant: root.bool("single_tenant"),
+            debug_faults: root.bool("debug_faults"),
+            transfer_threads: root.uint("transfer_threads", defaults::THREADS_RANGE),
+            limits: root.table("limits", RawLimits::read),
+        }
+    }
+}
+
+pub(super) struct RawLimits {
+    pub(super) sessions: Option<u64>,
+    pub(super) connections: Option<u64>,
+    pub(super) leases: Option<u64>,
+    pub(super) verifications: Option<u64>,
+    pub(super) copies: Option<u64>,
+    pub(super) pinned_percent: Option<u64>,
+    pub(super) control_requests: Option<u64>,
+    pub(super) control_connections: Option<u64>,
+}
+
+impl RawLimits {
+    fn read(limits: &mut Reader<'_>) -> Self {
+        Self {
+            sessions: limits.uint("sessions", defaults::SESSIONS_RANGE),
+            connections: limits.uint("connections", defaults::CONNECTIONS_RANGE),
+            leases: limits.uint("leases", defaults::LEASES_RANGE),
+            verifications: limits.uint("verifications", defaults::VERIFICATIONS_RANGE),
+            copies: limits.uint("copies", defaults::COPIES_RANGE),
+            pinned_percent: limits.uint("pinned_percent", defaults::PINNED_RANGE),
+            control_requests: limits.uint("control_requests", defaults::REQUESTS_RANGE),
+            control_connections: limits.uint("control_connections", defaults::REQUESTS_RANGE),
+        }
+    }
+}

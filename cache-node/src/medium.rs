@@ -1,0 +1,3 @@
+//! Where chunks lie. So far one medium: host memory shared with the engines.
+
+pub mod memory;

@@ -1,0 +1,122 @@
+//! Every metric of the node: name, kind, meaning, and where its value comes from. One table, so that nothing is
+//! exported without a word about it.
+
+use std::fmt::Write as _;
+
+use crate::store::Stats;
+
+/// Whether a value only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, until the node restarts.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// What it says, and when to act on it.
+    pub help: &'static str,
+    value: fn(&Stats) -> u64,
+}
+
+macro_rules! metrics {
+    ($($kind:ident $name:literal $help:literal $value:expr;)*) => {
+        &[$(Metric { name: $name, kind: Kind::$kind, help: $help, value: $value },)*]
+    };
+}
+
+/// Every metric.
+pub const METRICS: &[Metric] = metrics! {
+    Counter "larder_node_lookups_total" "Lookups of engines." |s| s.counts.lookups;
+    Counter "larder_node_lookup_hits_total" "Lookups that were given a lease." |s| s.counts.lookup_hits;
+    Counter "larder_node_lookup_misses_total" "Lookups that were given none." |s| s.counts.lookup_misses;
+    Counter "larder_node_lookup_tokens_total" "Tokens of the chunks that lookups named." |s| s.counts.looked_up_tokens;
+    Counter "larder_node_hit_tokens_total" "Tokens of the chunks that lookups were leased." |s| s.counts.hit_tokens;
+    Counter "larder_node_stages_total" "Stage calls that gave a lease." |s| s.counts.staged;
+    Counter "larder_node_stages_empty_total" "Stage calls that gave none." |s| s.counts.staged_nothing;
+    Counter "larder_node_staged_tokens_total" "Tokens staged." |s| s.counts.staged_tokens;
+    Counter "larder_node_staged_unused_tokens_total"
+        "Tokens staged whose lease ended without a load; a large share means wrong recipes or routing."
+        |s| s.counts.unused_staged_tokens;
+    Counter "larder_node_loads_total" "Loads begun by engines." |s| s.counts.loads;
+    Counter "larder_node_load_tokens_total" "Tokens of loads begun." |s| s.counts.loading_tokens;
+    Counter "larder_node_loads_failed_total" "Loads that the engine called failed; each was recomputed."
+        |s| s.counts.failed_loads;
+    Counter "larder_node_leases_expired_total" "Leases whose time ran out." |s| s.counts.expired_leases;
+    Counter "larder_node_stored_chunks_total" "Chunks copied in." |s| s.counts.stored_chunks;
+    Counter "larder_node_stored_bytes_total" "Bytes copied in." |s| s.counts.stored_bytes;
+    Counter "larder_node_held_already_chunks_total" "Chunks committed that were held already."
+        |s| s.counts.held_already_chunks;
+    Counter "larder_node_refused_chunks_total" "Chunks not stored for want of room or copying capacity."
+        |s| s.counts.refused_chunks;
+    Counter "larder_node_evicted_chunks_total" "Chunks evicted." |s| s.counts.evicted_chunks;
+    Counter "larder_node_corrupt_chunks_total"
+        "Chunks whose checksum was wrong, quarantined and missed. Any at all: test this host's memory."
+        |s| s.counts.corrupt_chunks;
+    Counter "larder_node_faulty_messages_total" "Frames and messages of engines that could not be read."
+        |s| s.counts.faults;
+    Gauge "larder_node_slab_bytes" "Bytes of the host tier." |s| s.slab_bytes;
+    Gauge "larder_node_free_extents" "Extents of 64 MiB that nothing uses." |s| s.free_extents;
+    Gauge "larder_node_held_chunks" "Chunks held." |s| s.chunks;
+    Gauge "larder_node_held_bytes" "Bytes of chunks held." |s| s.held_bytes;
+    Gauge "larder_node_held_slot_bytes" "Bytes of the slots that chunks lie in." |s| s.held_slot_bytes;
+    Gauge "larder_node_writing_slots" "Slots being written." |s| s.writing_slots;
+    Gauge "larder_node_quarantined_slots" "Slots out of use until a restart, their bytes were found wrong."
+        |s| s.quarantined_slots;
+    Gauge "larder_node_pinned_bytes" "Bytes that leases hold." |s| s.pinned_bytes;
+    Gauge "larder_node_leases" "Leases granted and not ended." |s| s.leases;
+    Gauge "larder_node_orphaned_leases"
+        "Leases kept because a process of a lost engine may still be copying. Growing: its processes cannot be watched."
+        |s| s.orphaned_leases;
+    Gauge "larder_node_open_loads" "Loads begun and not completed." |s| s.open_loads;
+    Gauge "larder_node_verifications" "Verifications under way." |s| s.verifications;
+    Gauge "larder_node_copies" "Copies under way." |s| s.copies;
+    Gauge "larder_node_sessions" "Engines connected." |s| s.sessions;
+    Gauge "larder_node_recipes" "Recipes held." |s| s.recipes;
+    Gauge "larder_node_recipe_bytes" "Bytes of recipes, roughly." |s| s.recipe_bytes;
+};
+
+/// The Prometheus text of all metrics
+/// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
+pub fn render(stats: &Stats) -> String {
+    let mut text = String::new();
+    for metric in METRICS {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let (name, help, value) = (metric.name, metric.help, (metric.value)(stats));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    }
+    text
+}
+
+/// The same as a JSON object, with each engine.
+pub fn json(stats: &Stats) -> serde_json::Value {
+    let name = |metric: &Metric| metric.name.trim_start_matches("larder_node_").to_owned();
+    let mut object: serde_json::Map<String, serde_json::Value> =
+        METRICS.iter().map(|metric| (name(metric), (metric.value)(stats).into())).collect();
+    let engines = stats.engines.iter().map(|engine| {
+        serde_json::json!({
+            "engine": engine.engine,
+            "endpoint": engine.endpoint,
+            "model": engine.model,
+            "namespace": engine.namespace.map(|namespace| namespace.to_string()),
+            "ready": engine.ready,
+            "leases": engine.leases,
+        })
+    });
+    object.insert("engines".to_owned(), engines.collect());
+    object.into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! The node as a process, with fake engines that speak the real codec over real sockets and read and write the memory
+//! they were handed.
+
+mod control;
+mod crashes;
+mod engine;
+mod faults;
+mod node;
+mod serving;
