@@ -6,7 +6,8 @@
 //! learned together lie in one *segment* (8 bytes an element), found by a hash of its first element alone; a chain
 //! is read by hopping from segment to segment. Every segment lists the holders of its leading elements. A
 //! (segment, holder) pair is a *record*: who pins it, and its place in two recency lists (its holder's, and
-//! everyone's). Segments split where chains part, where one ends inside, or where a holder's part ends.
+//! everyone's). Segments split where chains part, where one ends inside, or where a holder's part ends,
+//! and merge when a request ends and nothing tells them apart any more.
 //!
 //! Segments do not know their parents. So a hole is nothing special: the segments behind it stay, a reader stops
 //! at the first element that a holder lacks, and counts no further.
@@ -27,6 +28,7 @@
 mod enter;
 mod evict;
 mod list;
+mod merge;
 mod query;
 mod release;
 

@@ -102,10 +102,6 @@ impl Fleet {
     }
 
     /// Records a choice everywhere it counts.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one decision, borrowed apart from the scratch"
-    )]
     fn commit(
         &mut self,
         request: &RouteRequest<'_>,

@@ -100,7 +100,7 @@ impl Index {
     }
 
     /// Frees an unlinked record's slot by moving the last record into it.
-    fn drop_record_slot(&mut self, id: u32) {
+    pub(super) fn drop_record_slot(&mut self, id: u32) {
         self.records.swap_remove(id as usize);
         if let Some(moved) = self.records.get(id as usize) {
             let (segment, holder, pinned) = (moved.segment, moved.holder, moved.pins > 0);
@@ -119,7 +119,7 @@ impl Index {
     }
 
     /// Frees a segment that nobody holds, and its slot.
-    fn remove_segment(&mut self, id: u32) {
+    pub(super) fn remove_segment(&mut self, id: u32) {
         let segment = &self.segments[id as usize];
         self.heap_bytes -=
             segment.run.capacity() * size_of::<u64>() + segment.kept.capacity() * super::KEPT_BYTES;

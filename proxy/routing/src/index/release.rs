@@ -19,8 +19,8 @@ impl Index {
     /// Undoes one pin of `chain`. What nobody else pins is queued for eviction, tail first, if some request
     /// confirmed it, and forgotten if none did.
     pub(crate) fn release(&mut self, holder: HolderId, chain: &[u64]) {
-        let mut starts = self.starts_of(chain);
-        for start in starts.drain(..).rev() {
+        let starts = self.starts_of(chain);
+        for &start in starts.iter().rev() {
             let Some(id) = self.record_at(holder, chain[start as usize]) else { continue };
             let record = &mut self.records[id as usize];
             match record.pins {
@@ -29,6 +29,7 @@ impl Index {
                 _ => record.pins -= 1,
             }
         }
+        self.merge(chain, &starts);
         self.keep_scratch(starts);
     }
 

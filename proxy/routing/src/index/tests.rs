@@ -365,6 +365,32 @@ fn pins_leave_room() {
     check(&index);
 }
 
+/// A chat entered turn by turn ends as one segment, splits again where another parts from it, and stays exact.
+#[test]
+fn turns_merge_when_their_requests_end() {
+    let mut index = Index::new(AMPLE);
+    let (ghost, holder) = (index.add_holder(), index.add_holder());
+    let chain = chain_of(&[0; 60]);
+    for turn in 1..=20 {
+        index.enter(holder, &chain[..3 * turn], true);
+        index.enter(ghost, &chain[..3 * turn], false);
+        index.confirm(holder, &chain[..3 * turn]);
+        index.release(holder, &chain[..3 * turn]);
+        check(&index);
+        assert_eq!(index.segments(), 1);
+    }
+    let mut other = [0; 40];
+    other[30] = 1;
+    index.enter(holder, &chain_of(&other), true);
+    assert_eq!(index.segments(), 3);
+    index.release(holder, &chain_of(&other));
+    index.evict_beyond(holder, 45);
+    check(&index);
+    let mut matched = Vec::new();
+    index.matches(&chain, &mut matched);
+    assert_eq!(matched, [60, 45]);
+}
+
 #[test]
 fn slots_of_removed_holders_are_used_again() {
     let mut index = Index::new(AMPLE);
