@@ -24,6 +24,7 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::pool::{EndpointPlan, Pool};
 use crate::upstream::{self, Upstream};
+use crate::warehouse::{self, CacheNode};
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +39,11 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The secret could not be read.
-    #[error("routing.secret_file = {path:?}: {source}")]
-    Secret {
+    /// A file that the config names could not be read.
+    #[error("{key} = {path:?}: {source}")]
+    File {
+        /// The config key.
+        key: &'static str,
         /// The file.
         path: std::path::PathBuf,
         /// What the system said.
@@ -88,12 +91,6 @@ pub fn run(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A random number from the system's hash seeds: unpredictable enough to keep ids apart, with no dependency.
-pub fn random_u64() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
-}
-
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
     bound.map_err(|source| StartError::Bind { key, address, source })
@@ -117,7 +114,8 @@ fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, Star
         first_byte: config.timeouts.first_byte,
         idle: config.limits.upstream_idle_per_endpoint,
     };
-    let seed = config.routing.seed.unwrap_or_else(random_u64);
+    let token = token(config)?;
+    let seed = config.routing.seed.unwrap_or_else(rand::random);
     let policy = match config.routing.policy {
         Policy::Larder => PolicyKind::Larder,
         Policy::RoundRobin => PolicyKind::RoundRobin,
@@ -148,6 +146,7 @@ fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, Star
                 name: e.name.clone(),
                 upstream: Upstream::new(e.authority.clone(), limits),
                 kv_tokens: e.kv_tokens,
+                cache_node: cache_node(config, (&pool.model, &e.name), e, token.as_deref(), metrics),
             })
             .collect();
         Pool::new((pool.model.clone(), pool.aliases.clone()), plans, hashing, settings, Arc::clone(metrics))
@@ -155,15 +154,54 @@ fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, Star
     Ok(config.pools.iter().map(pool).collect())
 }
 
+fn cache_node(
+    config: &Config,
+    labels: (&str, &str),
+    endpoint: &config::Endpoint,
+    token: Option<&str>,
+    metrics: &Metrics,
+) -> Option<CacheNode> {
+    let settings = larder_client::Settings::new(endpoint.cache_node.clone()?);
+    let settings = match token {
+        Some(token) => settings.with_token(token)?,
+        None => settings,
+    };
+    let limits =
+        warehouse::Limits { deadline: config.warehouse.deadline, min_tokens: config.warehouse.min_tokens };
+    let engine = format!("http://{}", endpoint.authority);
+    Some(CacheNode::new(larder_client::Client::new(settings), engine, limits, metrics, labels))
+}
+
+/// The bearer token of the cache nodes, checked to be one that a header can carry.
+fn token(config: &Config) -> Result<Option<String>, StartError> {
+    let Some(path) = &config.warehouse.token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::File {
+        key: "warehouse.token_file",
+        path: path.clone(),
+        source,
+    })?;
+    let token = text.trim().to_owned();
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        let path = path.display();
+        return Err(StartError::Other(format!(
+            "warehouse.token_file = {path}: holds no token of printable ASCII"
+        )));
+    }
+    Ok(Some(token))
+}
+
 fn secret(config: &Config) -> Result<Secret, StartError> {
     match &config.routing.secret_file {
         Some(path) => {
-            let bytes =
-                std::fs::read(path).map_err(|source| StartError::Secret { path: path.clone(), source })?;
+            let bytes = std::fs::read(path).map_err(|source| StartError::File {
+                key: "routing.secret_file",
+                path: path.clone(),
+                source,
+            })?;
             Ok(Secret::derive(bytes.trim_ascii_end()))
         }
         // Chains never leave this process then, so its secret need not either.
-        None => Ok(Secret::derive(format!("{:x}{:x}", random_u64(), random_u64()).as_bytes())),
+        None => Ok(Secret::derive(&rand::random::<[u8; 32]>())),
     }
 }
 

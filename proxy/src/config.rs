@@ -37,6 +37,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How an endpoint is chosen.
     pub routing: Routing,
+    /// How cache nodes are asked.
+    pub warehouse: Warehouse,
     /// How endpoints are probed.
     pub health: Health,
     /// What is added to responses.
@@ -142,6 +144,17 @@ impl Policy {
     ];
 }
 
+/// How the cache nodes beside the endpoints are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warehouse {
+    /// How long a request waits for a node to stage its prefix before it goes out without.
+    pub deadline: Duration,
+    /// Prompt tokens that an endpoint must lack for its node to be waited for.
+    pub min_tokens: u64,
+    /// The file with the bearer token of all nodes. Absent: they want none.
+    pub token_file: Option<PathBuf>,
+}
+
 /// How endpoints are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -207,6 +220,8 @@ pub struct Endpoint {
     pub authority: String,
     /// Tokens its KV cache holds, where the operator knows better than `/metrics` and the default.
     pub kv_tokens: Option<u64>,
+    /// The control API of the cache node on its host, where there is one.
+    pub cache_node: Option<larder_client::Address>,
 }
 
 /// Reads and validates a file.

@@ -4,16 +4,16 @@
 //! over pingora's stream. pingora's own proxy chooses an upstream before it has read the body, which a choice by
 //! prefix cannot do: see ARCHITECTURE.md, "Why not pingora-proxy".
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
-use larder_identity::{Api, Envelope, NoChain, PromptChain};
+use larder_identity::{Api, NoChain, PromptChain};
 use pingora::apps::ServerApp;
 use pingora::connectors::TransportConnector;
 use pingora::protocols::Stream;
@@ -22,24 +22,22 @@ use pingora::server::ShutdownWatch;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::openai::{self, Call};
-use crate::pool::{Pool, Wanted};
-use crate::upstream::{SendFailed, UpstreamError};
+use crate::pool::Pool;
 
 pub mod body;
 pub mod connection;
 pub mod error;
+mod forward;
 pub mod head;
 pub mod interim;
 pub mod models;
 pub mod response;
+pub mod splice;
 
 use body::{BodyLimits, BodyPermit};
 use error::GatewayError;
-use interim::Interim;
-use response::{EngineBody, GatewayBody};
-
-const MATCHED_TOKENS: HeaderName = HeaderName::from_static("x-larder-matched-tokens");
-const ENDPOINT: HeaderName = HeaderName::from_static("x-larder-endpoint");
+use response::GatewayBody;
+use splice::Places;
 
 /// Bodies above this size are hashed off the async workers' turn: at the slowest measured rate (0.6 GB/s, text all
 /// in `\u` escapes) 1 MiB takes under 2 ms, and nothing should hold a worker longer.
@@ -90,6 +88,8 @@ struct Prompt {
     chain: Option<PromptChain>,
     session: Option<String>,
     streamed: bool,
+    /// Where the body can be changed.
+    places: Places,
     /// Why there is no chain.
     why: Option<NoChain>,
 }
@@ -196,127 +196,28 @@ impl Gateway {
             }),
         }
     }
-
-    async fn forward(
-        &self,
-        whole: Whole,
-        prompt: Prompt,
-        pool: &Arc<Pool>,
-        read_at: Instant,
-    ) -> Result<Response<GatewayBody>, GatewayError> {
-        let Whole { head, body, permit, arrived } = whole;
-        if let Some(why) = &prompt.why {
-            self.metrics.without_chain(&pool.model, why_label(why));
-        }
-        let session = self.session_of(&head, &prompt);
-        let mut exclude = prompt.model.as_deref().map(|m| pool.not_serving(m)).unwrap_or_default();
-        let mut request = Request::from_parts(head, Full::new(body));
-        head::remove_own(request.headers_mut());
-        if let Some(interim) = request.extensions_mut().remove::<Interim>() {
-            hyper::ext::on_informational(&mut request, move |r| interim.push(r.status(), r.headers()));
-        }
-        let mut first = true;
-        for _ in 0..self.settings.max_attempts {
-            let wanted = Wanted {
-                prompt: prompt.chain.as_ref(),
-                session,
-                streamed: prompt.streamed,
-                exclude: &exclude,
-            };
-            let in_flight = pool
-                .route(&wanted, arrived)
-                .map_err(|e| GatewayError::NoEndpoint { model: pool.model.clone(), why: e.to_string() })?;
-            let endpoint = Arc::clone(in_flight.endpoint());
-            if std::mem::take(&mut first) {
-                head::to_engine(&mut request, endpoint.upstream.authority());
-                self.metrics.overhead.observe(read_at.elapsed().as_secs_f64());
-            }
-            match endpoint.upstream.send(&self.transport, request).await {
-                Ok((response, connection)) => {
-                    drop(permit);
-                    let own = self.settings.response_headers.then_some(in_flight.matched_tokens());
-                    return Ok(to_client(response, in_flight, connection, own));
-                }
-                Err(SendFailed { error, unsent }) => {
-                    tracing::warn!(endpoint = endpoint.name, %error, "request failed");
-                    count_failure(&endpoint.metrics, &error);
-                    exclude.push(endpoint.id);
-                    in_flight.failed();
-                    match unsent {
-                        Some(back) if exclude.len() < pool.endpoints().len() => request = *back,
-                        _ => return Err(error.into()),
-                    }
-                }
-            }
-        }
-        Err(GatewayError::NoEndpoint {
-            model: pool.model.clone(),
-            why: format!("{} endpoints were tried and none could be reached", self.settings.max_attempts),
-        })
-    }
-
-    fn session_of(&self, head: &http::request::Parts, prompt: &Prompt) -> Option<u64> {
-        let named = head.headers.get(&self.settings.session_header).map(HeaderValue::as_bytes);
-        named.or(prompt.session.as_deref().map(str::as_bytes)).map(xxhash_rust::xxh3::xxh3_64)
-    }
 }
 
 fn to_prompt(walk: larder_identity::Walk<'_>) -> Prompt {
-    let Envelope { model, session, stream, .. } = walk.envelope;
+    let envelope = walk.envelope;
+    let places = Places {
+        kv_transfer_params: envelope.kv_transfer_params,
+        object: envelope.body_object,
+        has_members: envelope.has_members,
+        complete: envelope.complete,
+    };
     let (chain, why) = match walk.prompt {
         Ok(chain) => (Some(chain), None),
         Err(why) => (None, Some(why)),
     };
     Prompt {
-        model: model.map(|m| m.into_owned()),
+        model: envelope.model.map(Cow::into_owned),
         chain,
-        session: session.map(|s| s.into_owned()),
-        streamed: stream,
+        session: envelope.session.map(Cow::into_owned),
+        streamed: envelope.stream,
+        places,
         why,
     }
-}
-
-/// The label of a missing chain in metrics: which kind, without the place.
-fn why_label(why: &NoChain) -> &'static str {
-    match why {
-        NoChain::NotJson { .. } => "not_json",
-        NoChain::NoPrompt { .. } => "no_prompt",
-        NoChain::Unsupported { .. } => "unsupported",
-        NoChain::TooDeep { .. } => "too_deep",
-        NoChain::TooLarge { .. } => "too_large",
-        _ => "other",
-    }
-}
-
-fn count_failure(metrics: &crate::metrics::EndpointMetrics, error: &UpstreamError) {
-    match error {
-        UpstreamError::Connect { .. } => metrics.connect_errors.inc(),
-        UpstreamError::Exchange { .. } => metrics.exchange_errors.inc(),
-        UpstreamError::FirstByte { .. } => metrics.timeouts.inc(),
-    }
-}
-
-fn to_client(
-    response: Response<Incoming>,
-    in_flight: crate::pool::InFlight,
-    connection: crate::upstream::Connection,
-    matched_tokens: Option<u64>,
-) -> Response<GatewayBody> {
-    let (mut head, body) = response.into_parts();
-    head::remove_hop_by_hop(&mut head.headers);
-    head::remove_own(&mut head.headers);
-    head.version = http::Version::HTTP_11;
-    if let Some(tokens) = matched_tokens {
-        head.headers.insert(ENDPOINT, in_flight.endpoint().header.clone());
-        head.headers.insert(MATCHED_TOKENS, HeaderValue::from(tokens));
-    }
-    let streamed = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-    let good = head.status < StatusCode::BAD_REQUEST;
-    let body = EngineBody::new(body, in_flight, connection, (streamed, good));
-    Response::from_parts(head, GatewayBody::Engine(body))
 }
 
 #[async_trait]
@@ -348,7 +249,7 @@ struct RequestIds {
 
 impl RequestIds {
     fn new() -> Self {
-        Self { start: crate::app::random_u64(), next: AtomicU64::new(0) }
+        Self { start: rand::random(), next: AtomicU64::new(0) }
     }
 
     fn next(&self) -> u128 {

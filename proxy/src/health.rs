@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use pingora::connectors::TransportConnector;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::sync::watch;
 
+use crate::gateway::splice::RequestBody;
 use crate::pool::{Endpoint, ModelCard, Pool};
 use crate::upstream::{Limits, Upstream};
 
@@ -167,7 +168,7 @@ impl Probe {
         let request = Request::get(path)
             .header(header::HOST, self.upstream.authority())
             .header(header::USER_AGENT, "larder-health")
-            .body(Full::default())
+            .body(RequestBody::default())
             .map_err(|e| e.to_string())?;
         let asking = async {
             let (response, connection) =

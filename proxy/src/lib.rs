@@ -5,8 +5,9 @@
 //! 1. [`gateway`] accepts the connection and takes the request through its phases;
 //! 2. [`openai`] says what kind of call it is;
 //! 3. [`pool`] holds the endpoints of one model, and asks `larder-routing` which of them to use;
-//! 4. [`upstream`] carries the request to the chosen engine;
-//! 5. [`usage`] reads from the answer what the engine found in its cache.
+//! 4. [`warehouse`] has the engine's cache node make ready what the engine lacks;
+//! 5. [`upstream`] carries the request to the chosen engine;
+//! 6. [`usage`] reads from the answer what the engine found in its cache.
 //!
 //! Beside the path: [`app`] puts the process together from a [`config`], [`health`] watches the engines,
 //! [`admin`] and [`metrics`] show what is going on, [`drain`] ends it.
@@ -24,3 +25,4 @@ pub mod openai;
 pub mod pool;
 pub mod upstream;
 pub mod usage;
+pub mod warehouse;

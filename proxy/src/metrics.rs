@@ -24,6 +24,8 @@ pub struct Metrics {
     predicted_cached_tokens: IntCounterVec,
     actual_cached_tokens: IntCounterVec,
     usage_missing: IntCounterVec,
+    staged_tokens: IntCounterVec,
+    stage_calls: IntCounterVec,
     ttft: HistogramVec,
     /// Whole prompt in hand to request handed to the engine's connection.
     pub overhead: Histogram,
@@ -61,6 +63,8 @@ pub struct EndpointMetrics {
     pub actual_cached_tokens: IntCounter,
     /// Answers that did not say how many tokens were cached.
     pub usage_missing: IntCounter,
+    /// Prompt tokens that the endpoint's cache node made ready.
+    pub staged_tokens: IntCounter,
     /// Failures to connect.
     pub connect_errors: IntCounter,
     /// Exchanges that broke before the answer began.
@@ -108,6 +112,16 @@ impl Metrics {
                 "larder_usage_missing_total",
                 "Answers that do not say how many tokens were cached",
                 endpoint,
+            )?,
+            staged_tokens: make.counters(
+                "larder_staged_tokens_total",
+                "Prompt tokens that the cache node made ready",
+                endpoint,
+            )?,
+            stage_calls: make.counters(
+                "larder_stage_calls_total",
+                "Calls to cache nodes",
+                &["pool", "endpoint", "result"],
             )?,
             ttft: make.histograms("larder_ttft_seconds", "Time to first token", &TTFT_BUCKETS, &["pool"])?,
             overhead: make.histogram(
@@ -173,11 +187,17 @@ impl Metrics {
             predicted_cached_tokens: self.predicted_cached_tokens.with_label_values(labels),
             actual_cached_tokens: self.actual_cached_tokens.with_label_values(labels),
             usage_missing: self.usage_missing.with_label_values(labels),
+            staged_tokens: self.staged_tokens.with_label_values(labels),
             connect_errors: errors("connect"),
             exchange_errors: errors("exchange"),
             timeouts: errors("timeout"),
             broken_answers: errors("broken_answer"),
         }
+    }
+
+    /// The counter of calls to an endpoint's cache node that ended in `result`.
+    pub fn stage_calls(&self, pool: &str, endpoint: &str, result: &str) -> IntCounter {
+        self.stage_calls.with_label_values(&[pool, endpoint, result])
     }
 
     /// All metrics in Prometheus' text form.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::upstream::Upstream;
 use crate::usage::Usage;
+use crate::warehouse::CacheNode;
 
 /// One engine instance that can be chosen.
 pub struct Endpoint {
@@ -31,6 +32,8 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// The models it last said it serves, as raw cards of its `/v1/models`.
     pub models: ArcSwap<Vec<ModelCard>>,
+    /// The cache node beside it, where there is one.
+    pub cache_node: Option<CacheNode>,
     /// Its counters.
     pub metrics: EndpointMetrics,
     /// Whether health checks found it able to answer; an endpoint not checked yet counts as able.
@@ -70,6 +73,8 @@ pub struct EndpointPlan {
     pub upstream: Upstream,
     /// Its KV capacity in tokens, where the operator says it.
     pub kv_tokens: Option<u64>,
+    /// The cache node beside it, where there is one.
+    pub cache_node: Option<CacheNode>,
 }
 
 /// What is asked of a pool.
@@ -108,6 +113,7 @@ impl Pool {
                     metrics: metrics.endpoint(&model, &plan.name),
                     name: plan.name,
                     upstream: plan.upstream,
+                    cache_node: plan.cache_node,
                     id,
                     models: ArcSwap::default(),
                     healthy: AtomicBool::new(true),
@@ -166,7 +172,7 @@ impl Pool {
         };
         let now = self.now();
         let routed = self.fleet.lock().route(&request, now);
-        let Decision { ticket, endpoint, reason, matched_tokens, .. } = routed?;
+        let Decision { ticket, endpoint, reason, matched_tokens, prompt_tokens, .. } = routed?;
         self.metrics.decided(&self.model, reason.label());
         Ok(InFlight {
             pool: Arc::clone(self),
@@ -174,6 +180,7 @@ impl Pool {
             ticket: Some(ticket),
             arrived,
             matched_tokens,
+            missing_tokens: prompt_tokens.saturating_sub(matched_tokens),
             has_prompt: wanted.prompt.is_some(),
         })
     }
@@ -253,6 +260,7 @@ pub struct InFlight {
     ticket: Option<Ticket>,
     arrived: Instant,
     matched_tokens: u64,
+    missing_tokens: u64,
     has_prompt: bool,
 }
 
@@ -260,6 +268,16 @@ impl InFlight {
     /// Prompt tokens that the endpoint is expected to hold.
     pub fn matched_tokens(&self) -> u64 {
         self.matched_tokens
+    }
+
+    /// Prompt tokens that the endpoint is expected not to hold.
+    pub fn missing_tokens(&self) -> u64 {
+        self.missing_tokens
+    }
+
+    /// Tokens of the prompt were staged for the endpoint: finding them says nothing about its own cache.
+    pub fn staged(&self, tokens: u64) {
+        self.endpoint.metrics.staged_tokens.inc_by(tokens);
     }
 
     /// Where the request went.

@@ -6,9 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -16,13 +14,15 @@ use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::BasicPeer;
 
+use crate::gateway::splice::RequestBody;
+
 /// An idle connection older than this is not trusted with a request: engines' HTTP servers close idle
 /// connections (uvicorn, under vLLM and SGLang, after 5 s by default), and a request that races with that
 /// close is lost or must be sent twice.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
-/// The body of every request to an engine: the client's bytes, whole and unchanged.
-pub type Body = Full<Bytes>;
+/// The body of every request to an engine.
+pub type Body = RequestBody;
 
 /// Why an exchange with an engine did not start.
 #[derive(Debug, thiserror::Error)]

@@ -65,6 +65,11 @@ pub(super) const DEFAULT_PREFILL_TOKENS_PER_S: f64 = 8_000.0;
 /// Two chances after the first choice: when three endpoints refuse, the fault is rarely theirs.
 pub(super) const MAX_ATTEMPTS: u64 = 3;
 
+/// What a client waits at most for a node that gives nothing: less than a prefill of a thousand tokens takes.
+pub(super) const STAGE_DEADLINE: Duration = Duration::from_millis(50);
+/// Below this, a prefill (64 ms at the default speed) is over before a chunk could be staged and loaded.
+pub(super) const STAGE_MIN_TOKENS: u64 = 512;
+
 /// A dead endpoint is out within three of these, and a probe costs an engine nothing.
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 /// An engine whose event loop needs longer would serve nobody well.

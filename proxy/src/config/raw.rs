@@ -16,6 +16,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
     pub(super) routing: RawRouting,
+    pub(super) warehouse: RawWarehouse,
     pub(super) health: RawHealth,
     pub(super) response_headers: Option<bool>,
     pub(super) pools: Vec<RawPool>,
@@ -32,6 +33,7 @@ impl RawConfig {
             limits: root.table("limits", RawLimits::read),
             timeouts: root.table("timeouts", RawTimeouts::read),
             routing: root.table("routing", RawRouting::read),
+            warehouse: root.table("warehouse", RawWarehouse::read),
             health: root.table("health", RawHealth::read),
             response_headers: root.table("response", |response| response.bool("headers")),
             pools: root.tables("pool", RawPool::read),
@@ -110,6 +112,22 @@ impl RawRouting {
     }
 }
 
+pub(super) struct RawWarehouse {
+    pub(super) deadline: Option<Duration>,
+    pub(super) min_tokens: Option<u64>,
+    pub(super) token_file: Option<String>,
+}
+
+impl RawWarehouse {
+    fn read(warehouse: &mut Reader<'_>) -> Self {
+        Self {
+            deadline: warehouse.duration("deadline", defaults::TIMEOUT_RANGE),
+            min_tokens: warehouse.uint("min_tokens", 0..=u64::MAX),
+            token_file: warehouse.string("token_file"),
+        }
+    }
+}
+
 pub(super) struct RawHealth {
     pub(super) interval: Option<Duration>,
     pub(super) timeout: Option<Duration>,
@@ -159,6 +177,7 @@ pub(super) struct RawEndpoint {
     pub(super) url: Option<String>,
     pub(super) name: Option<String>,
     pub(super) kv_tokens: Option<u64>,
+    pub(super) cache_node: Option<String>,
 }
 
 impl RawEndpoint {
@@ -168,6 +187,7 @@ impl RawEndpoint {
             url: endpoint.require("url").string("url"),
             name: endpoint.string("name"),
             kv_tokens: endpoint.uint("kv_tokens", defaults::KV_TOKENS_RANGE),
+            cache_node: endpoint.string("cache_node"),
         }
     }
 }

@@ -83,7 +83,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "routing.run_bytes" => "1024",
             "limits.max_body" | "limits.max_buffered" | "limits.max_header" | "routing.index" => "1048576",
             path if path.starts_with("timeouts.") => "\"7s\"",
-            "health.interval" | "health.timeout" => "\"7s\"",
+            "health.interval" | "health.timeout" | "warehouse.deadline" => "\"7s\"",
             _ => "7",
         };
         // Both limits together, since one may not pass the other.
@@ -99,7 +99,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
 #[test]
 fn what_the_full_file_comments_out_is_valid_too() {
     let optional: BTreeSet<usize> = mentions(FULL).iter().filter(|it| !it.live).map(|it| it.line).collect();
-    assert_eq!(optional.len(), 4);
+    assert_eq!(optional.len(), 6);
     let lines = FULL.lines().enumerate();
     let text: String = lines
         .map(|(at, line)| format!("{}\n", if optional.contains(&at) { &line[2..] } else { line }))
@@ -107,8 +107,10 @@ fn what_the_full_file_comments_out_is_valid_too() {
     let config = good(&text);
     assert_eq!(config.routing.secret_file.as_deref(), Some(Path::new("/etc/larder/secret")));
     assert_eq!(config.routing.seed, Some(42));
+    assert_eq!(config.warehouse.token_file.as_deref(), Some(Path::new("/etc/larder/node-token")));
     let endpoint = &config.pools[0].endpoints[0];
     assert_eq!((endpoint.name.as_str(), endpoint.kv_tokens), ("gpu-1", Some(500_000)));
+    assert_eq!(endpoint.cache_node, "http://10.0.0.11:7700".parse().ok());
 }
 
 #[test]
@@ -160,6 +162,7 @@ fn values_arrive_where_they_belong() {
         port: 80,
         authority: "[::1]:80".to_owned(),
         kv_tokens: None,
+        cache_node: None,
     };
     let pool = Pool {
         model: "m".to_owned(),

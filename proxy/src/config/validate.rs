@@ -11,8 +11,10 @@ use std::path::PathBuf;
 use larder_settings::{Report, format_size};
 
 use super::endpoint_url;
-use super::raw::{RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts};
-use super::{Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, defaults};
+use super::raw::{
+    RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts, RawWarehouse,
+};
+use super::{Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, Warehouse, defaults};
 
 /// Names become metric labels and header values; longer ones would only make both unreadable.
 const MAX_NAME_CHARS: usize = 128;
@@ -34,6 +36,7 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         limits: limits(&raw.limits, report),
         timeouts: timeouts(&raw.timeouts),
         routing: routing(raw.routing, report),
+        warehouse: warehouse(raw.warehouse, report),
         health: health(raw.health, report),
         response: Response { headers: raw.response_headers.unwrap_or(defaults::RESPONSE_HEADERS) },
         pools: pools(raw.pools, report),
@@ -129,6 +132,17 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
             .default_prefill_tokens_per_s
             .unwrap_or(defaults::DEFAULT_PREFILL_TOKENS_PER_S),
         max_attempts: to_usize(raw.max_attempts.unwrap_or(defaults::MAX_ATTEMPTS)),
+    }
+}
+
+fn warehouse(raw: RawWarehouse, report: &mut Report) -> Warehouse {
+    if raw.token_file.as_ref().is_some_and(String::is_empty) {
+        report.fault("warehouse.token_file", "is empty").hint("remove it for cache nodes that want no token");
+    }
+    Warehouse {
+        deadline: raw.deadline.unwrap_or(defaults::STAGE_DEADLINE),
+        min_tokens: raw.min_tokens.unwrap_or(defaults::STAGE_MIN_TOKENS),
+        token_file: raw.token_file.map(PathBuf::from),
     }
 }
 
@@ -230,8 +244,20 @@ fn endpoint(
     {
         report.fault(&name_key, format!("the name {name:?} is already taken by {first}"));
     }
-    let kv_tokens = raw.kv_tokens;
-    Some(Endpoint { name, host: address.host, port: address.port, authority: address.authority, kv_tokens })
+    let cache_node = raw.cache_node.and_then(|text| {
+        let read = text.parse().map_err(|bad: larder_client::BadAddress| {
+            report.fault(&format!("{}.cache_node", raw.at), bad.to_string());
+        });
+        read.ok()
+    });
+    Some(Endpoint {
+        name,
+        host: address.host,
+        port: address.port,
+        authority: address.authority,
+        kv_tokens: raw.kv_tokens,
+        cache_node,
+    })
 }
 
 /// Names in use, and the key that took each first.

@@ -53,7 +53,8 @@ name = "one"
 [[pool.endpoint]]
 url = "http://A:1/"
 name = "one"
-cache_node = "http://a:7700"
+cache_node = "a:7700"
+cache_nod = "x"
 [[pool]]
 "#;
     let expected = r#"line 1: listen = "localhost:8080": not an IP address and port (write "127.0.0.1:8080")
@@ -78,9 +79,10 @@ line 30: pool[1].model = "n": the model name "n" is already taken by pool[0].ali
 line 31: pool[1].tools_order = "after_system": not one of "before_system", "first_user_turn"
 line 36: pool[1].endpoint[1].url = "http://A:1/": a:1 is already in this pool, at pool[1].endpoint[0].url (list each endpoint once)
 line 37: pool[1].endpoint[1].name = "one": the name "one" is already taken by pool[1].endpoint[0].name
-line 38: pool[1].endpoint[1].cache_node: unknown key (known here: url, name, kv_tokens)
-line 39: pool[2].model: is required
-line 39: pool[2].endpoint: at least one is required (add [[pool.endpoint]] with a url below this [[pool]])"#;
+line 38: pool[1].endpoint[1].cache_node = "a:7700": "a:7700" is no address of a cache node: write "http://HOST:PORT" or "unix:/PATH"
+line 39: pool[1].endpoint[1].cache_nod: unknown key (did you mean `cache_node`?)
+line 40: pool[2].model: is required
+line 40: pool[2].endpoint: at least one is required (add [[pool.endpoint]] with a url below this [[pool]])"#;
     assert_eq!(faults(text), expected);
 }
 

@@ -1,0 +1,151 @@
+//! The request's way to an engine: choose, stage, send; and again elsewhere while no engine has seen it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use larder_identity::NoChain;
+
+use super::error::GatewayError;
+use super::interim::Interim;
+use super::response::{EngineBody, GatewayBody};
+use super::splice::{RequestBody, splice};
+use super::{Gateway, Prompt, Whole, head};
+use crate::metrics::EndpointMetrics;
+use crate::pool::{InFlight, Pool, Wanted};
+use crate::upstream::{Connection, SendFailed, UpstreamError};
+use crate::warehouse::Staged;
+
+const ENDPOINT: HeaderName = HeaderName::from_static("x-larder-endpoint");
+const MATCHED_TOKENS: HeaderName = HeaderName::from_static("x-larder-matched-tokens");
+const STAGED_TOKENS: HeaderName = HeaderName::from_static("x-larder-staged-tokens");
+
+impl Gateway {
+    pub(super) async fn forward(
+        &self,
+        whole: Whole,
+        prompt: Prompt,
+        pool: &Arc<Pool>,
+        read_at: Instant,
+    ) -> Result<Response<GatewayBody>, GatewayError> {
+        let Whole { head, body, permit, arrived } = whole;
+        if let Some(why) = &prompt.why {
+            self.metrics.without_chain(&pool.model, why_label(why));
+        }
+        let session = self.session_of(&head, &prompt);
+        let mut exclude = prompt.model.as_deref().map(|m| pool.not_serving(m)).unwrap_or_default();
+        let mut request = Request::from_parts(head, RequestBody::default());
+        head::remove_own(request.headers_mut());
+        if let Some(interim) = request.extensions_mut().remove::<Interim>() {
+            hyper::ext::on_informational(&mut request, move |r| interim.push(r.status(), r.headers()));
+        }
+        for attempt in 0..self.settings.max_attempts {
+            let wanted = Wanted {
+                prompt: prompt.chain.as_ref(),
+                session,
+                streamed: prompt.streamed,
+                exclude: &exclude,
+            };
+            let in_flight = pool
+                .route(&wanted, arrived)
+                .map_err(|e| GatewayError::NoEndpoint { model: pool.model.clone(), why: e.to_string() })?;
+            let endpoint = Arc::clone(in_flight.endpoint());
+            if attempt == 0 {
+                head::to_engine(&mut request, endpoint.upstream.authority());
+                self.metrics.overhead.observe(read_at.elapsed().as_secs_f64());
+            }
+            let staged = stage(&in_flight, &prompt).await;
+            *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
+            match endpoint.upstream.send(&self.transport, request).await {
+                Ok((response, connection)) => {
+                    drop(permit);
+                    let mut response =
+                        to_client(response, in_flight, connection, self.settings.response_headers);
+                    if let Some(staged) = staged.filter(|_| self.settings.response_headers) {
+                        response.headers_mut().insert(STAGED_TOKENS, HeaderValue::from(staged.tokens));
+                    }
+                    return Ok(response);
+                }
+                Err(SendFailed { error, unsent }) => {
+                    tracing::warn!(endpoint = endpoint.name, %error, "request failed");
+                    count_failure(&endpoint.metrics, &error);
+                    exclude.push(endpoint.id);
+                    in_flight.failed();
+                    match unsent {
+                        Some(back) if exclude.len() < pool.endpoints().len() => request = *back,
+                        _ => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Err(GatewayError::NoEndpoint {
+            model: pool.model.clone(),
+            why: format!("{} endpoints were tried and none could be reached", self.settings.max_attempts),
+        })
+    }
+
+    fn session_of(&self, head: &http::request::Parts, prompt: &Prompt) -> Option<u64> {
+        let named = head.headers.get(&self.settings.session_header).map(HeaderValue::as_bytes);
+        named.or(prompt.session.as_deref().map(str::as_bytes)).map(xxhash_rust::xxh3::xxh3_64)
+    }
+}
+
+/// The label of a missing chain in metrics: which kind, without the place.
+fn why_label(why: &NoChain) -> &'static str {
+    match why {
+        NoChain::NotJson { .. } => "not_json",
+        NoChain::NoPrompt { .. } => "no_prompt",
+        NoChain::Unsupported { .. } => "unsupported",
+        NoChain::TooDeep { .. } => "too_deep",
+        NoChain::TooLarge { .. } => "too_large",
+        _ => "other",
+    }
+}
+
+fn count_failure(metrics: &EndpointMetrics, error: &UpstreamError) {
+    match error {
+        UpstreamError::Connect { .. } => metrics.connect_errors.inc(),
+        UpstreamError::Exchange { .. } => metrics.exchange_errors.inc(),
+        UpstreamError::FirstByte { .. } => metrics.timeouts.inc(),
+    }
+}
+
+/// Asks the endpoint's cache node, where it has one, for the prompt's beginning.
+async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
+    let node = in_flight.endpoint().cache_node.as_ref()?;
+    let chain = prompt.chain.as_ref()?;
+    // A body that cannot carry a lease gets none.
+    prompt.places.complete.then_some(())?;
+    let staged = node.prepare(chain, in_flight.missing_tokens()).await;
+    in_flight.staged(staged.tokens);
+    Some(staged)
+}
+
+fn with_lease(body: &Bytes, prompt: &Prompt, staged: Option<&Staged>) -> RequestBody {
+    splice(body, &prompt.places, staged.map(Staged::params))
+}
+
+fn to_client(
+    response: Response<Incoming>,
+    in_flight: InFlight,
+    connection: Connection,
+    with_headers: bool,
+) -> Response<GatewayBody> {
+    let (mut head, body) = response.into_parts();
+    head::remove_hop_by_hop(&mut head.headers);
+    head::remove_own(&mut head.headers);
+    head.version = http::Version::HTTP_11;
+    if with_headers {
+        head.headers.insert(ENDPOINT, in_flight.endpoint().header.clone());
+        head.headers.insert(MATCHED_TOKENS, HeaderValue::from(in_flight.matched_tokens()));
+    }
+    let streamed = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+    let good = head.status < StatusCode::BAD_REQUEST;
+    let body = EngineBody::new(body, in_flight, connection, (streamed, good));
+    Response::from_parts(head, GatewayBody::Engine(body))
+}
