@@ -246,7 +246,7 @@ fn endpoint(
     }
     let cache_node = raw.cache_node.and_then(|text| {
         let read = text.parse().map_err(|bad: larder_client::BadAddress| {
-            report.fault(&format!("{}.cache_node", raw.at), bad.to_string());
+            report.fault(format!("{}.cache_node", raw.at), bad.to_string());
         });
         read.ok()
     });
