@@ -1,0 +1,1 @@
+"""The proofs, by letter as in the list that ``run --help`` prints."""

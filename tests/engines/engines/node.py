@@ -1,0 +1,68 @@
+"""The cache node."""
+
+from pathlib import Path
+from typing import Any
+
+from engines import http_json
+from engines.program import Program, free_port, until
+
+
+class Node:
+    """One cache node on one socket; it can be started again with another configuration."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self._binary, self._folder = binary, folder
+        self.socket = folder / "node.sock"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.program: Program | None = None
+
+    def start(self, host: str = "512MiB", **keys: str) -> "Node":
+        """Starts it with an empty store. ``keys``: more lines of its configuration, values as TOML."""
+        config = self._folder / "node.toml"
+        lines = [
+            f'engine_socket = "{self.socket}"', f'control = "127.0.0.1:{self.port}"', "debug_faults = true",
+            *(f"{key} = {value}" for key, value in keys.items()),
+            "[host]", f'size = "{host}"', "[region]", 'size = "64MiB"',
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        self.program = Program("node", [str(self._binary), "--config", str(config)], self._folder / "node.log")
+        self.program.until(lambda: http_json.answers(f"{self.url}/healthz"), 20, "healthz")
+        return self
+
+    def kill(self) -> None:
+        if self.program is not None:
+            self.program.kill()
+
+    def stats(self) -> dict[str, Any]:
+        """``GET /v1/stats``."""
+        stats, _ = http_json.call("GET", f"{self.url}/v1/stats", seconds=10)
+        return dict(stats)
+
+    def wait_for_engines(self, count: int) -> None:
+        """Until so many sessions are whole: scheduler and all workers."""
+        until(lambda: sum(bool(engine["ready"]) for engine in self.stats()["engines"]) == count, 60,
+              f"{count} engines at the node")
+
+    def settle(self) -> None:
+        """Until nothing is being copied in, and what was just verified must be verified anew (``verify_fresh``)."""
+        import time
+
+        last = -1
+        for _ in range(100):
+            stats = self.stats()
+            if stats["stored_chunks_total"] == last and not stats["writing_slots"] and not stats["copies"]:
+                break
+            last = stats["stored_chunks_total"]
+            time.sleep(0.3)
+        time.sleep(1.1)
+
+    def flip(self, **what: int) -> None:
+        """Flips one bit of a held chunk (``nth``, ``byte``, ``bit``)."""
+        answer, _ = http_json.call("POST", f"{self.url}/debug/flip", what)
+        assert answer["damaged"], answer
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchanges the keys of two held chunks."""
+        answer, _ = http_json.call("POST", f"{self.url}/debug/swap", {"first": first, "second": second})
+        assert answer["damaged"], answer
