@@ -132,6 +132,9 @@ impl Gateway {
         if head.method == http::Method::CONNECT {
             return Err(GatewayError::Connect);
         }
+        if !head::has_one_host(&head) {
+            return Err(GatewayError::Host);
+        }
         let call = openai::classify(&head.method, head.uri.path());
         match call {
             Call::Models => return Ok(models::answer(&self.pools, &head)),

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -172,6 +172,11 @@ impl Upstream {
     ) -> Result<Response<Incoming>, SendFailed> {
         let authority = self.authority.clone();
         match tokio::time::timeout(self.first_byte_timeout, sender.try_send_request(request)).await {
+            // No upgrade was asked for, so what follows is no HTTP that could be passed on.
+            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let reason = "it switched protocols unasked".to_owned();
+                Err(SendFailed { error: UpstreamError::Exchange { authority, reason }, unsent: None })
+            }
             Ok(Ok(response)) => Ok(response),
             Ok(Err(mut e)) => {
                 let reason = causes(e.error());

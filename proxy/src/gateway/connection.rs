@@ -69,13 +69,22 @@ impl Server {
 
     /// Serves the requests of one connection with `answer`, until the client goes, a limit is passed, or `ending`
     /// turns true and the last answer is out.
-    pub async fn serve<F, R>(&self, mut stream: Stream, ending: watch::Receiver<bool>, answer: F)
+    pub async fn serve<F, R>(&self, mut stream: Stream, mut ending: watch::Receiver<bool>, answer: F)
     where
         F: Fn(Request<Incoming>) -> R,
         R: Future<Output = Response<GatewayBody>> + Send + 'static,
     {
         let opening = tokio::time::timeout(self.limits.keepalive, read_opening(&mut stream));
-        let Ok(Ok(first)) = opening.await else { return };
+        let first = tokio::select! {
+            // A request that has come already is served, whatever else there is.
+            biased;
+            first = opening => match first {
+                Ok(Ok(first)) => first,
+                Ok(Err(_)) | Err(_) => return,
+            },
+            // One that has asked for nothing yet is not waited for.
+            _ = ending.wait_for(|ending| *ending) => return,
+        };
         let interim = Interim::default();
         let activity = Arc::new(Activity::new());
         let service = service_fn(|mut request: Request<Incoming>| {

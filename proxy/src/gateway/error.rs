@@ -1,7 +1,7 @@
 //! Every refusal of the gateway, as the OpenAI API words it.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -40,6 +40,9 @@ pub enum GatewayError {
         /// What the path has.
         allowed: &'static str,
     },
+    /// It is not clear which host is meant.
+    #[error("the request must have exactly one `host` header")]
+    Host,
     /// CONNECT would make the gateway an open proxy.
     #[error("CONNECT is not served")]
     Connect,
@@ -72,6 +75,7 @@ impl GatewayError {
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, CLIENT, "model_not_found"),
             Self::NoModel { .. } => (StatusCode::BAD_REQUEST, CLIENT, "model_missing"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
+            Self::Host => (StatusCode::BAD_REQUEST, CLIENT, "host_unclear"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "connect_refused"),
             Self::NoEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_endpoint"),
             Self::Upstream(UpstreamError::FirstByte { .. }) => {
@@ -91,6 +95,16 @@ impl GatewayError {
         matches!(self, Self::NoEndpoint { .. } | Self::Body(BodyError::Budget { .. })).then_some(1)
     }
 
+    /// What the path allows instead (RFC 9110, section 15.5.6, wants it said).
+    fn allowed(&self) -> Option<&'static str> {
+        match self {
+            Self::Method { allowed, .. } => Some(allowed),
+            // No path allows it, every path something else.
+            Self::Connect => Some("GET, POST"),
+            _ => None,
+        }
+    }
+
     /// The answer: `{"error": {"message", "type", "param", "code"}}`.
     pub fn response(&self) -> Response<Full<Bytes>> {
         let (status, kind, code) = self.terms();
@@ -103,6 +117,9 @@ impl GatewayError {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_s() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allowed) = self.allowed() {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         }
         response
     }

@@ -1,7 +1,8 @@
 //! What a request or response head may carry across the gateway (RFC 9110, section 7.6).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Uri, Version};
+use http::uri::Authority;
+use http::{Request, Uri, Version, request};
 
 /// Names that begin so belong to Larder: what a client sends under them is removed.
 const OWN_PREFIX: &str = "x-larder-";
@@ -64,8 +65,8 @@ pub fn remove_own(headers: &mut HeaderMap) {
 ///
 /// The body follows with a `content-length` of its own, whatever its framing was; `Expect` has been answered.
 pub fn to_engine<B>(request: &mut Request<B>, authority: &str) {
-    let wants_trailers = request.headers().get_all(header::TE).iter().any(|v| v == "trailers");
-    let host = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    let wants_trailers = wants_trailers(request.headers());
+    let target = request.uri().authority().and_then(|a| HeaderValue::from_str(without_user(a)).ok());
     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
     *request.uri_mut() = path.parse::<Uri>().unwrap_or_else(|_| Uri::from_static("/"));
     *request.version_mut() = Version::HTTP_11;
@@ -74,15 +75,32 @@ pub fn to_engine<B>(request: &mut Request<B>, authority: &str) {
     headers.remove(header::EXPECT);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::TRAILER);
-    if !headers.contains_key(header::HOST) {
-        let host = host.or_else(|| HeaderValue::from_str(authority).ok());
-        headers.insert(header::HOST, host.unwrap_or_else(|| HeaderValue::from_static("engine")));
-    }
+    // A target that says where is believed before `Host` (RFC 9112, section 3.2.2; RFC 9113, section 8.3.1).
+    let host = target.or_else(|| headers.get(header::HOST).cloned());
+    let host = host.or_else(|| HeaderValue::from_str(authority).ok());
+    headers.insert(header::HOST, host.unwrap_or_else(|| HeaderValue::from_static("engine")));
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.append(header::CONNECTION, HeaderValue::from_static("te"));
     }
     headers.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::TE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Host and port: what stands before an `@` is a secret of the client's, if anything (RFC 9110, section 4.2.4).
+fn without_user(authority: &Authority) -> &str {
+    authority.as_str().rsplit('@').next().unwrap_or_default()
+}
+
+/// Whether a request says its host as it must: HTTP/1.1 exactly once (RFC 9112, section 3.2), others at most once.
+/// Parties that choose differently among several would let a request pass as one to somebody else.
+pub fn has_one_host(head: &request::Parts) -> bool {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    if head.version == Version::HTTP_11 { hosts == 1 } else { hosts <= 1 }
 }
 
 /// The id of a request: the client's, if it is short and printable, else a new one, which is put in its place.

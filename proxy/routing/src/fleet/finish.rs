@@ -33,6 +33,14 @@ impl Fleet {
         }
     }
 
+    /// KV of this request's prompt was staged for its endpoint from a warehouse: the cached tokens that its answer will
+    /// report are not all the endpoint's own, so they teach nothing about its capacity.
+    pub fn staged(&mut self, ticket: &Ticket) {
+        if let Some(request) = self.requests.get_mut(ticket) {
+            request.staged = true;
+        }
+    }
+
     /// Ends a request: releases its load and its pins exactly once, and learns from its answer.
     pub fn finish(&mut self, ticket: Ticket, outcome: Outcome, now: Now) {
         let Some(request) = self.requests.remove(&ticket) else { return };
@@ -47,7 +55,9 @@ impl Fleet {
         }
         if let Some(usage) = usage {
             self.prompt.observe(request.prompt_bytes, request.media, usage.prompt_tokens);
-            self.compare(&request, usage);
+            if !request.staged {
+                self.compare(&request, usage);
+            }
         }
         if completed {
             self.time(&request, usage);

@@ -25,6 +25,8 @@ pub(super) struct InFlight {
     pub(super) streamed: bool,
     pub(super) routed_at: Now,
     pub(super) first_token_seen: bool,
+    /// KV for it was put at the endpoint's hand: what it finds says nothing about what it keeps.
+    pub(super) staged: bool,
     /// Seconds of its prefill alone, once known.
     pub(super) prefill_s: Option<f64>,
 }

@@ -143,6 +143,7 @@ impl Fleet {
             streamed: request.streamed,
             routed_at: now,
             first_token_seen: false,
+            staged: false,
             prefill_s: None,
         });
         Decision {

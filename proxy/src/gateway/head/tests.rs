@@ -51,11 +51,40 @@ fn an_absolute_target_becomes_a_path_and_a_host() {
 }
 
 #[test]
-fn only_the_wish_for_trailers_goes_on() {
-    let mut request = Request::post("/x").header("te", "trailers").header("host", "h").body(()).unwrap();
+fn a_target_that_says_where_is_believed_before_host() {
+    let mut request = Request::get("http://user:secret@a:81/x").header("host", "b").header("host", "c").body(()).unwrap();
     to_engine(&mut request, "e:1");
-    assert_eq!(request.headers()[header::TE], "trailers");
-    assert_eq!(request.headers()[header::CONNECTION], "te");
+    let hosts: Vec<_> = request.headers().get_all(header::HOST).iter().collect();
+    assert_eq!(hosts, ["a:81"]);
+}
+
+#[test]
+fn http_1_1_says_one_host_and_others_at_most_one() {
+    for (version, count, good) in [
+        (Version::HTTP_11, 0, false),
+        (Version::HTTP_11, 1, true),
+        (Version::HTTP_11, 2, false),
+        (Version::HTTP_10, 0, true),
+        (Version::HTTP_2, 0, true),
+        (Version::HTTP_2, 1, true),
+        (Version::HTTP_2, 2, false),
+    ] {
+        let mut request = Request::get("/x").version(version).body(()).unwrap();
+        for _ in 0..count {
+            request.headers_mut().append(header::HOST, HeaderValue::from_static("a"));
+        }
+        assert_eq!(has_one_host(&request.into_parts().0), good, "{version:?} {count}");
+    }
+}
+
+#[test]
+fn only_the_wish_for_trailers_goes_on() {
+    for wish in ["trailers", "gzip, Trailers"] {
+        let mut request = Request::post("/x").header("te", wish).header("host", "h").body(()).unwrap();
+        to_engine(&mut request, "e:1");
+        assert_eq!(request.headers()[header::TE], "trailers");
+        assert_eq!(request.headers()[header::CONNECTION], "te");
+    }
     let mut request = Request::post("/x").header("te", "gzip").body(()).unwrap();
     to_engine(&mut request, "e:1");
     assert!(!request.headers().contains_key(header::TE));

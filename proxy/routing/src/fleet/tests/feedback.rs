@@ -64,6 +64,18 @@ fn a_cache_that_kept_more_than_modelled_is_larger() {
 }
 
 #[test]
+fn what_a_warehouse_put_there_is_not_the_engines_own() {
+    let (mut fleet, _) = full_endpoint();
+    let before = capacity(&fleet);
+    turn(&mut fleet, &chain(78, 0, 100), 60.0);
+    let long = chain(0, 0, 100);
+    let decision = fleet.route(&request(&long), at(61.0)).unwrap();
+    fleet.staged(&decision.ticket);
+    fleet.finish(decision.ticket, answered(100 * ELEMENT, 100 * ELEMENT), at(61.0));
+    assert_eq!(capacity(&fleet), before, "the test above shows that it would have grown");
+}
+
+#[test]
 fn predictions_and_answers_are_summed() {
     let (mut fleet, _) = fleet_of(1, Settings::default());
     turn(&mut fleet, &chain(1, 0, 100), 1.0);
