@@ -21,6 +21,9 @@ use crate::gateway::splice::RequestBody;
 /// close is lost or must be sent twice.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
+/// Longest a kept connection may take to be ready: its driver has one message to handle.
+const READY_MAX: Duration = Duration::from_millis(20);
+
 /// The body of every request to an engine.
 pub type Body = RequestBody;
 
@@ -158,8 +161,12 @@ impl Upstream {
                 return None;
             }
             let mut sender = idle.sender;
-            // The last answer has been read to its end, so the codec is ready, or about to be, or closed.
-            if sender.ready().await.is_ok() {
+            // The last answer has been read to its end, so the codec is ready, or about to be, or closed. It stays
+            // busy only where an engine answered without reading its request, and then it is no use.
+            if sender.is_ready() {
+                return Some(sender);
+            }
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, sender.ready()).await {
                 return Some(sender);
             }
         }
