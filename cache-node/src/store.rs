@@ -28,7 +28,9 @@ mod counts;
 mod damage;
 mod invariants;
 mod leases;
+mod opening;
 mod port;
+mod registration;
 mod sessions;
 mod stage;
 
@@ -39,7 +41,8 @@ pub use sessions::EngineStats;
 
 use arena::Arena;
 use commits::{Commit, CommitId, Copying};
-use leases::{Lease, Opening};
+use leases::Lease;
+use opening::Opening;
 use sessions::{Connection, Session};
 
 /// Slots are multiples of this: reads of whole pages, and the unit of the checksum's parts.

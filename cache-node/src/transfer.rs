@@ -168,8 +168,10 @@ impl Shared {
                 }
                 Job::Verify { shared, first, step } => self.verify(&shared, first, step),
             };
-            // If nobody listens the node is ending.
-            result.map(|result| self.results.send(result));
+            if let Some(result) = result {
+                // If nobody listens the node is ending.
+                let _ = self.results.send(result);
+            }
         }
     }
 

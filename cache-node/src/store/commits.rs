@@ -5,7 +5,8 @@ use larder_protocol::message::{Committed, Offload, Offloading, Verdict, Verdicts
 use larder_protocol::{Checksum, message};
 
 use super::arena::{Held, State};
-use super::sessions::{Layout, error};
+use super::registration::Layout;
+use super::sessions::error;
 use super::{ChunkName, ConnectionId, CopyId, Output, SessionId, Store, send};
 use crate::recipe::PromptKeys;
 

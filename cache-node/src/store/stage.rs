@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_protocol::control::{StageAnswer, StageReason, StageRequest};
 use larder_protocol::{LeaseId, Tag};
 
-use super::leases::{Asker, OpeningRequest, nothing};
+use super::opening::{Asker, OpeningRequest, nothing};
 use super::sessions::NoSession;
 use super::{ChunkName, Output, SessionId, Store, Ticket};
 use crate::recipe::{EndKey, PromptChain};

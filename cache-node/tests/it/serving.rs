@@ -38,8 +38,8 @@ fn every_rank_reads_back_its_own_part() {
 
 #[test]
 fn eviction_under_load_never_mixes_chunks() {
-    // 64 MiB hold 512 chunks of 128 KiB; eight engines of two layouts and two weights store four times that.
-    let node = node::start("verify_fresh = \"0s\"");
+    // Three extents for eight engines of two layouts, whose keys together take twice as much.
+    let node = node::start("host = { size = \"192MiB\" }\nverify_fresh = \"0s\"");
     std::thread::scope(|scope| {
         for number in 0..8_u64 {
             let socket = node.socket();
@@ -47,10 +47,10 @@ fn eviction_under_load_never_mixes_chunks() {
                 let part = if number.is_multiple_of(2) { 130_000 } else { 300_000 };
                 let mut engine = Engine::connect(&socket, &format!("e{number}"), register(part, 1, 1));
                 let mut state = number + 1;
-                for _ in 0..40 {
+                for _ in 0..60 {
                     state =
                         state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let first = (state >> 33) % 60 * 8;
+                    let first = (state >> 33) % 120 * 8;
                     if state >> 63 == 0 {
                         engine.offload(first..first + 8);
                     } else {

@@ -27,16 +27,16 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     let n = 0_u64..4;
     prop_oneof![
-        2 => (n.clone(), any::<bool>()).prop_map(|(n, large)| Happening::Connect { n, large }),
+        3 => (n.clone(), any::<bool>()).prop_map(|(n, large)| Happening::Connect { n, large }),
         1 => n.clone().prop_map(|n| Happening::Lose { n }),
         1 => n.clone().prop_map(|n| Happening::Die { n }),
-        6 => (n.clone(), 0_u64..60, 1_u64..6).prop_map(|(n, first, count)| Happening::Commit { n, first, count }),
+        10 => (n.clone(), 0_u64..60, 1_u64..9).prop_map(|(n, first, count)| Happening::Commit { n, first, count }),
         6 => (n.clone(), 0_u64..60, 1_u64..6).prop_map(|(n, first, count)| Happening::Lookup { n, first, count }),
         2 => (n, 0_u64..60, 1_u64..12).prop_map(|(n, first, runs)| Happening::Stage { n, first, runs }),
         4 => any::<usize>().prop_map(|which| Happening::Load { which }),
         3 => any::<usize>().prop_map(|which| Happening::Complete { which }),
         2 => any::<usize>().prop_map(|which| Happening::Release { which }),
-        10 => any::<usize>().prop_map(|which| Happening::Work { which }),
+        16 => any::<usize>().prop_map(|which| Happening::Work { which }),
         1 => any::<usize>().prop_map(|nth| Happening::Damage { nth }),
         2 => (1_u64..20).prop_map(|seconds| Happening::Wait { seconds }),
     ]
@@ -278,7 +278,7 @@ impl History {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn invariants_hold_and_everything_comes_back(happenings in prop::collection::vec(happening(), 1..150)) {
+    fn invariants_hold_and_everything_comes_back(happenings in prop::collection::vec(happening(), 1..400)) {
         let mut history = History::new();
         for happening in &happenings {
             history.happen(happening);

@@ -108,6 +108,54 @@ fn a_lease_held_before_the_damage_was_found_fails_its_generation_check() {
     assert!(world.read(old.slots[0], old.generations[0]).is_some());
 }
 
+/// Two leases verify the same chunk; one finds it bad after the other has read it and found it good.
+#[test]
+fn a_chunk_quarantined_while_another_verifies_it_is_not_leased() {
+    let mut world = World::new(settings());
+    let engine = world.engine(1, &register(CHUNK, 1));
+    world.store_all(engine, 0..4);
+    let lookup = Lookup {
+        id: 5,
+        keys: keys(0..4),
+        end_tokens: vec![1, 2, 3, 4],
+        request: None,
+        tag: None,
+        prompt_tokens: None,
+    };
+    world.say(engine, lookup.clone());
+    world.say(engine, lookup);
+    let [Job::Verify { verify: one, .. }, Job::Verify { verify: two, .. }] = world.jobs[..] else {
+        panic!("two verifications expected");
+    };
+    world.jobs.clear();
+    let bad = vec![Finding::Good, Finding::Good, Finding::Bad, Finding::Good];
+    world.step(Input::Verified { verify: one, found: bad });
+    world.step(Input::Verified { verify: two, found: vec![Finding::Good; 4] });
+    let ToEngine::Leased(lease) = world.last(engine) else { panic!("{:?}", world.last(engine)) };
+    assert_eq!(lease.slots.len(), 2);
+    assert_eq!(world.store.stats().counts.corrupt_chunks, 1);
+}
+
+#[test]
+fn a_new_epoch_ends_what_is_being_verified() {
+    let mut world = World::new(settings());
+    let engine = world.engine(1, &register(CHUNK, 1));
+    world.store_all(engine, 0..2);
+    let lookup = Lookup {
+        id: 5,
+        keys: keys(0..2),
+        end_tokens: vec![1, 2],
+        request: None,
+        tag: None,
+        prompt_tokens: None,
+    };
+    world.say(engine, lookup);
+    world.say(engine, larder_protocol::message::Epoch { id: 3, epoch: 1 });
+    world.work_all();
+    assert!(matches!(world.last(engine), ToEngine::Miss(_)), "{:?}", world.last(engine));
+    assert_eq!(world.store.stats().pinned_bytes, 0);
+}
+
 /// No checksum sees two chunks with exchanged names: the control that only comparing answers can notice.
 #[test]
 fn swapped_names_pass_every_check() {
@@ -234,6 +282,35 @@ fn layout_classes_trade_extents() {
     world.store_all(small, 600..608);
     let stats = world.store.stats();
     assert_eq!(stats.chunks, 8 * 3 + 2);
+}
+
+#[test]
+fn an_extent_in_use_does_not_change_hands() {
+    let mut world = World::new(Settings { extents: 1, ..settings() });
+    let small = world.engine(1, &register(CHUNK, 1));
+    let large = world.engine(2, &register(4 * CHUNK, 2));
+    world.store_all(small, 0..8);
+    let lease = world.lease(small, 7..8);
+    assert_eq!(world.store_all(large, 500..501), [Verdict::Refused], "one of its slots is leased");
+    world.release(small, lease.lease);
+    let damage = Damage::Flip { key: Some(key(3)), nth: 0, byte: 0, bit: 0 };
+    world.step(Input::Damage { ticket: Ticket(1), damage });
+    assert!(matches!(world.lookup(small, 3..4), ToEngine::Miss(_)));
+    assert_eq!(world.store_all(large, 500..501), [Verdict::Refused], "one of its slots is quarantined");
+}
+
+#[test]
+fn an_extent_with_something_recent_stays_with_its_class() {
+    let mut world = World::new(Settings { extents: 2, ..settings() });
+    let small = world.engine(1, &register(CHUNK, 1));
+    let large = world.engine(2, &register(4 * CHUNK, 2));
+    world.store_all(small, 0..8);
+    world.store_all(large, 500..502);
+    let touched = world.lease(small, 7..8);
+    world.release(small, touched.lease);
+    assert_eq!(world.store_all(large, 502..503), [Verdict::Accepted]);
+    assert_eq!(world.lease(small, 0..8).slots.len(), 8, "its coldest is colder, but not all of it");
+    assert!(matches!(world.lookup(large, 501..502), ToEngine::Miss(_)), "so the class paid for itself");
 }
 
 #[test]
