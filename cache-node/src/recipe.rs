@@ -6,7 +6,7 @@
 //! A later prompt that shares the first *d* runs of a chain can be staged before any engine has tokenised it.
 //!
 //! How many keys belong to the first *d* runs is not known, only bounded:
-//! - *estimate*: the recipe's own bytes per token give the token at `d * run_bytes`, less [`MARGIN`];
+//! - *estimate*: the recipe's own bytes per token give the token at `d * run_bytes`, less `MARGIN`;
 //! - *at most*: where two recipes share run *d* and part in run *d+1*, the keys they have in common are all that the
 //!   first *d* runs can hold;
 //! - *at least*: and those common keys lie within the first *d+1* runs, so every prompt that has run *d+1* has them.
