@@ -50,7 +50,7 @@ class Vllm:
             str(bin_dir / "vllm"), "serve", str(model), "--served-model-name", "tiny", "--dtype", "float32",
             "--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager", "--max-model-len", "16384",
             "--max-num-seqs", "16", "--block-size", "32", "--enable-prefix-caching",
-            "--prefix-caching-hash-algo", "sha256_cbor", "--enable-prompt-tokens-details",
+            "--prefix-caching-hash-algo", "sha256_cbor", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log",
             "--enable-lora", "--max-loras", "1", "--max-lora-rank", "8",
             "--kv-transfer-config", json.dumps(transfer),
         ]

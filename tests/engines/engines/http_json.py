@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -52,8 +53,6 @@ def answers(url: str) -> bool:
 
 def first_byte_seconds(url: str, body: Any) -> float:
     """Seconds from sending a streaming request to the first event of its answer."""
-    import time
-
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=SECONDS_MAX)
     try:

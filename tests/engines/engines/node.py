@@ -1,5 +1,6 @@
 """The cache node."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ class Node:
 
     def settle(self) -> None:
         """Until nothing is being copied in, and what was just verified must be verified anew (``verify_fresh``)."""
-        import time
-
         last = -1
         for _ in range(100):
             stats = self.stats()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-TAIL_BYTES: Final = 6_000
+TAIL_BYTES: Final = 3_000
 _started: "list[Program]" = []
 
 

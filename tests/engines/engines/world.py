@@ -2,13 +2,14 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from engines import chat, install
+from engines import chat, http_json, install
 from engines.chat import Answer, Messages
 from engines.node import Node
 from engines.program import Failed, until
@@ -99,20 +100,20 @@ class World:
     def only(self, engine: Vllm) -> Iterator[None]:
         """Drains the other engine: its server stops answering, so the proxy's health checks take it out."""
         other = self.b if engine is self.a else self.a
+        until(lambda: self._up() == {"A", "B"}, 60, "proxy with both engines")
         other.program.signal_one(signal.SIGSTOP)
         try:
-            until(lambda: self._healthy() == 1, 30, f"proxy without {other.name}")
+            until(lambda: self._up() == {engine.name}, 30, f"proxy without {other.name}")
             yield
         finally:
             other.program.signal_one(signal.SIGCONT)
-            until(lambda: self._healthy() == 2, 30, f"proxy with {other.name}")
+            until(lambda: self._up() == {"A", "B"}, 60, f"proxy with {other.name}")
 
-    def _healthy(self) -> int:
-        from engines import http_json
-
+    def _up(self) -> set[str]:
+        """The endpoints that the proxy would choose."""
         text, _ = http_json.call("GET", f"{self.proxy.admin}/metrics")
         lines = [line for line in text.splitlines() if line.startswith("larder_endpoint_up{")]
-        return sum(float(line.rsplit(" ", 1)[1]) == 1.0 for line in lines)
+        return {name for name in ("A", "B") for line in lines if f'endpoint="{name}"' in line and line.endswith(" 1")}
 
     def put(self, engine: Vllm, messages: Messages, **more: Any) -> Answer:
         """Computes a prompt on an engine and waits until the node holds it."""
@@ -138,8 +139,6 @@ def loaded(case: Case, engine: Vllm, messages: Messages, url: str | None = None,
         case.external_prefix_cache_hits = engine.external_hits() - before
         if case.external_prefix_cache_hits >= answer.cached_tokens:
             break
-        import time
-
         time.sleep(0.1)
     case.cached_tokens = answer.cached_tokens
     against_cold(case, engine, messages, answer, **more)

@@ -90,9 +90,19 @@ class Ask:
     """When the scheduler first met it undecided, while it is."""
     waited: float = 0.0
     """Seconds it was met undecided before, all questions together."""
-    lease: Lease | None = None
+    leases: list[Lease] = field(default_factory=list)
+    """What it may load from, in order: a pushed lease first, then one that goes on where that ends."""
     tickets: set[int] = field(default_factory=set)
     finished: bool = False
+
+    @property
+    def leased_tokens(self) -> int:
+        """How many tokens its leases cover."""
+        return max((lease.tokens for lease in self.leases), default=0)
+
+    def usable(self, now: float) -> bool:
+        """Whether it may load from all of its leases."""
+        return bool(self.leases) and all(lease.usable(now) for lease in self.leases)
 
     def waits(self, now: float) -> float:
         """Notes that the scheduler meets it undecided; returns the seconds spent so far."""
@@ -108,13 +118,38 @@ class Ask:
         self.verdict, self.question = verdict, None
 
 
+@dataclass(frozen=True)
+class LoadPart:
+    """Chunks ``first`` to ``first + count`` of a lease, loaded together."""
+
+    lease: Lease
+    first: int
+    count: int
+
+
+def parts_of(leases: Sequence[Lease], keys: Sequence[bytes]) -> list[LoadPart]:
+    """Cuts keys into runs of the leases' chunks, the first lease that has a key taking it; empty if one has none."""
+    parts: list[LoadPart] = []
+    for key in keys:
+        lease = next((lease for lease in leases if key in lease.index), None)
+        if lease is None:
+            return []
+        place = lease.index[key]
+        last = parts[-1] if parts else None
+        if last is not None and last.lease is lease and place == last.first + last.count:
+            parts[-1] = LoadPart(lease, last.first, last.count + 1)
+        else:
+            parts.append(LoadPart(lease, place, 1))
+    return parts
+
+
 @dataclass(eq=False)
 class LoadTicket:
     """A load under way: workers copy, vLLM waits."""
 
     ask: Ask
-    lease: Lease | None
-    first: int
+    parts: list[LoadPart]
+    """Which leases its chunks are of, in order; empty when they were lost before it began."""
     keys: list[bytes]
     workers_left: int
     tokens: int

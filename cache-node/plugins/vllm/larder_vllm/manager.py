@@ -19,7 +19,7 @@ from vllm.v1.kv_offload.base import (
 )
 
 from larder_vllm import wire
-from larder_vllm.ask import Ask, Lease, LoadTicket, StoreTicket, Verdict
+from larder_vllm.ask import Ask, Lease, LoadPart, LoadTicket, StoreTicket, Verdict, parts_of
 from larder_vllm.counters import Counters
 from larder_vllm.jobs import LoadSpec, Outcome, StoreSpec
 from larder_vllm.link import Session
@@ -35,6 +35,9 @@ QUARANTINE_SECONDS: Final = 30.0
 QUARANTINED_MAX: Final = 65_536
 TIMEOUTS_MAX: Final = 3
 """Unanswered questions in a row after which the node counts as silent: nobody waits for it until it speaks."""
+GRANT_WAIT_SECONDS: Final = 0.005
+"""With a pushed lease in hand, how long the answer is waited for that may go further: a node that is at leisure
+answers in a millisecond, and the pushed part is worth more than what it would add."""
 PROBE_SECONDS: Final = 1.0
 """A silent node is still asked this often; the answer ends its silence."""
 NOTHING: Final = StoreSpec(0, None, np.empty(0, np.uint32))
@@ -68,6 +71,7 @@ class LarderManager(OffloadingManager):
         self._storing: set[bytes] = set()
         self._quarantine: OrderedDict[bytes, float] = OrderedDict()
         self._session: Session | None = None
+        self._nodes: set[bytes] = set()
         self._free_slots: list[int] = []
         self._timeouts = 0
         self._probed = float("-inf")
@@ -87,7 +91,8 @@ class LarderManager(OffloadingManager):
             self._session = session
             # A node that does not name its sessions leaves a worker that still maps an earlier session's region
             # unable to tell: nothing is stored in a second session with it.
-            blind = session.registered.session is None and self.counters.total["sessions"] > 0
+            blind = session.registered.session is None and session.node in self._nodes
+            self._nodes.add(session.node)
             self._free_slots = [] if blind else list(range(session.registered.region_slots - 1, -1, -1))
             self._timeouts = 0
             self.counters.add("sessions")
@@ -110,7 +115,8 @@ class LarderManager(OffloadingManager):
         self._grants.clear()
         for ask in self._asks.values():
             if ask.verdict is not Verdict.UNASKED:
-                ask.verdict, ask.question, ask.lease = Verdict.MISS, None, None
+                ask.verdict, ask.question = Verdict.MISS, None
+                ask.leases.clear()
 
     def on_message(self, message: wire.ToEngine) -> None:
         """An answer, or a lease that nobody asked for."""
@@ -142,15 +148,15 @@ class LarderManager(OffloadingManager):
         )
         held = len(message.slots)
         self._note_held(ask.keys[:held], ask.keys[held:])
-        if lease is None or ask.finished or ask.question != message.id or ask.verdict is not Verdict.ASKED:
+        awaited = ask.question == message.id and ask.verdict is Verdict.ASKED and not ask.finished
+        if lease is not None:
+            lease.tokens = ask.end_tokens[held - 1]
+        if not awaited or lease is None or lease.tokens <= ask.leased_tokens:
             self._release(message.lease)
-            if ask.verdict is Verdict.ASKED and ask.question == message.id:
-                ask.answered(Verdict.MISS, now)
-            return
-        lease.tokens = ask.end_tokens[held - 1]
-        ask.answered(Verdict.LEASED, now)
-        ask.lease = lease
-        self.counters.add("missed_tokens", ask.end_tokens[-1] - lease.tokens)
+        else:
+            ask.leases.append(lease)
+        if awaited:
+            self._decided(ask, now)
 
     def _on_miss(self, question: int) -> None:
         ask = self._questions.pop(question, None)
@@ -158,8 +164,12 @@ class LarderManager(OffloadingManager):
             return
         self._note_held([], ask.keys)
         if ask.question == question and ask.verdict is Verdict.ASKED:
-            ask.answered(Verdict.MISS, self._clock())
-            self.counters.add("missed_tokens", ask.end_tokens[-1])
+            self._decided(ask, self._clock())
+
+    def _decided(self, ask: Ask, now: float) -> None:
+        """Nothing more is waited for: what is leased by now is what there is."""
+        ask.answered(Verdict.LEASED if ask.leases else Verdict.MISS, now)
+        self.counters.add("missed_tokens", ask.end_tokens[-1] - ask.leased_tokens)
 
     def _on_grant(self, message: wire.Grant) -> None:
         session = self._session
@@ -260,15 +270,17 @@ class LarderManager(OffloadingManager):
             ask.verdict, ask.question = Verdict.ASKED, number
 
     def _take_grant(self, ask: Ask) -> None:
-        """A pushed lease answers at once; the question went out all the same and teaches the node the prompt."""
+        """A pushed lease is an answer already; the question went out all the same, teaches the node the prompt, and
+        may bring a lease that goes further."""
         lease = self._grants.pop(ask.tag, None) if ask.tag is not None else None
         if lease is None:
             return
         staged = lease.tokens
         if lease.usable(self._clock()) and lease.cut_to(ask.keys, ask.end_tokens):
             self.counters.add("grant_tokens_unused", staged - lease.tokens)
-            ask.answered(Verdict.LEASED, self._clock())
-            ask.lease = lease
+            ask.leases.append(lease)
+            if ask.verdict is not Verdict.ASKED:
+                ask.verdict = Verdict.LEASED
         else:
             self._drop_grant(lease)
 
@@ -278,39 +290,41 @@ class LarderManager(OffloadingManager):
             ask = self._asks.get(req_context.req_id)
             if ask is None:
                 return LookupResult.MISS
-            if ask.verdict is not Verdict.LEASED or ask.lease is None or not ask.lease.usable(self._clock()):
+            if ask.verdict is not Verdict.LEASED or not ask.usable(self._clock()):
                 self._decide(ask)
             if ask.verdict is Verdict.ASKED:
                 return LookupResult.RETRY
-            if ask.verdict is Verdict.LEASED and ask.lease is not None and key in ask.lease.index:
+            if ask.verdict is Verdict.LEASED and any(key in lease.index for lease in ask.leases):
                 return LookupResult.MISS if self._quarantined(key) else LookupResult.HIT
             return LookupResult.MISS
 
     def _decide(self, ask: Ask) -> None:
         """Brings a verdict up to date: asks if nobody has, stops waiting when the time is over."""
         now = self._clock()
-        if ask.verdict is Verdict.LEASED and ask.lease is not None:
-            self._drop_lease(ask)  # it ran out while the request was queued
+        if ask.verdict is Verdict.LEASED:
+            self._drop_leases(ask)  # one ran out while the request was queued
             ask.verdict = Verdict.UNASKED
         if ask.verdict is Verdict.UNASKED:
             self._ask_node(ask)
         if ask.verdict is not Verdict.ASKED:
             return
-        if ask.waits(now) >= self._lookup_seconds or self._timeouts >= TIMEOUTS_MAX:
-            ask.answered(Verdict.MISS, now)
+        limit = GRANT_WAIT_SECONDS if ask.leases else self._lookup_seconds
+        if ask.waits(now) < min(limit, self._lookup_seconds) and self._timeouts < TIMEOUTS_MAX:
+            return
+        self._decided(ask, now)
+        if ask.verdict is Verdict.MISS:
             self._timeouts += 1
             self.counters.add("lookup_timeouts")
             if self._timeouts == TIMEOUTS_MAX:
                 log.warning("larder: the cache node is silent: nobody waits for it until it speaks again")
 
-    def _drop_lease(self, ask: Ask) -> None:
-        lease, ask.lease = ask.lease, None
-        if lease is None:
-            return
-        if lease.granted:
-            self._drop_grant(lease)
-        else:
-            self._release(lease.id)
+    def _drop_leases(self, ask: Ask) -> None:
+        for lease in ask.leases:
+            if lease.granted:
+                self._drop_grant(lease)
+            else:
+                self._release(lease.id)
+        ask.leases.clear()
 
     def _quarantined(self, key: bytes) -> bool:
         until = self._quarantine.get(key)
@@ -332,33 +346,51 @@ class LarderManager(OffloadingManager):
             ask = self._asks.get(req_context.req_id)
             if ask is None:  # vLLM looks up before it loads; without a lookup there is nothing to load from
                 ask = Ask(req_context.req_id, [], [], 0, shares=False, finished=True)
-            lease, ask.lease = ask.lease, None
-            ask.verdict = Verdict.UNASKED
-            first = lease.index.get(wanted[0], -1) if lease is not None and wanted else -1
-            in_order = lease is not None and first >= 0 and all(
-                lease.index.get(key) == first + place for place, key in enumerate(wanted)
-            )
-            alive = in_order and lease is not None and lease.usable(self._clock()) and self._send(
-                wire.Load(id=self._number(), lease=lease.id, first=first, count=len(wanted))
-            )
-            if lease is not None and not alive:
-                self._release(lease.id)
-            tokens = self._tokens_of(ask, wanted)
-            if lease is not None and lease.granted:
-                self.counters.add("grant_tokens_unused", max(lease.tokens - tokens, 0) if alive else lease.tokens)
-            self._tickets[number] = LoadTicket(ask, lease if alive else None, first, wanted, self._world, tokens)
+            leases, ask.leases, ask.verdict = ask.leases, [], Verdict.UNASKED
+            parts = self._begin_parts(leases, wanted)
+            tokens = self._tokens_of(ask, len(wanted))
+            self._tickets[number] = LoadTicket(ask, parts, wanted, self._world, tokens)
             ask.tickets.add(number)
             self.counters.add("loads")
-            if not alive or lease is None:
+            for lease in leases:
+                loaded = sum(part.count for part in parts if part.lease is lease)
+                if not loaded:
+                    self._release(lease.id)
+                if lease.granted:
+                    self.counters.add("grant_tokens_unused", max(lease.tokens - self._tokens_of(ask, loaded), 0))
+            if not parts:
                 return LoadSpec(number, None, np.zeros(len(wanted), np.uint32), np.zeros(len(wanted), np.uint64))
-            span = slice(first, first + len(wanted))
-            return LoadSpec(number, lease.session, lease.slots[span], lease.generations[span])
+            spans = [(part.lease, slice(part.first, part.first + part.count)) for part in parts]
+            return LoadSpec(
+                number, parts[0].lease.session, np.concatenate([lease.slots[span] for lease, span in spans]),
+                np.concatenate([lease.generations[span] for lease, span in spans]),
+            )
+
+    def _begin_parts(self, leases: list[Lease], wanted: list[OffloadKey]) -> list[LoadPart]:
+        """Tells the node of the load, lease by lease; empty when it cannot begin."""
+        now = self._clock()
+        parts = parts_of(leases, wanted)
+        if not all(part.lease.usable(now) for part in parts):
+            return []
+        for begun, part in enumerate(parts):
+            if not self._send(wire.Load(id=self._number(), lease=part.lease.id, first=part.first, count=part.count)):
+                self._end_parts(parts[:begun], set())
+                return []
+        return parts
+
+    def _end_parts(self, parts: list[LoadPart], failed: set[int]) -> None:
+        """Matches each load by its complete; ``failed`` are places in the whole load."""
+        start = 0
+        for part in parts:
+            mine = [part.first + place - start for place in sorted(failed) if 0 <= place - start < part.count]
+            self._send(wire.Complete(id=self._number(), lease=part.lease.id, ok=not mine, failed=mine or None))
+            start += part.count
+        for lease in {part.lease.id: part.lease for part in parts}.values():
+            self._release(lease.id)
 
     @staticmethod
-    def _tokens_of(ask: Ask, keys: list[OffloadKey]) -> int:
-        if not keys or not ask.end_tokens:
-            return 0
-        return ask.end_tokens[0] * len(keys)  # chunks are all of one size
+    def _tokens_of(ask: Ask, chunks: int) -> int:
+        return ask.end_tokens[0] * chunks if ask.end_tokens else 0  # chunks are all of one size
 
     def prepare_store(self, keys: Collection[OffloadKey], req_context: ReqContext) -> PrepareStoreOutput | None:
         """Hands out region slots for the chunks that the node may not hold yet."""
@@ -406,13 +438,13 @@ class LarderManager(OffloadingManager):
                 self._forget_if_over(ticket.ask)
 
     def _settle_load(self, ticket: LoadTicket) -> None:
-        lease = ticket.lease
+        session = self._session
         if ticket.failed:
             self.counters.add("load_failures")
             ticket.ask.shares = False
             ticket.ask.verdict = Verdict.MISS
             until = self._clock() + QUARANTINE_SECONDS
-            for place in sorted(ticket.failed) if lease is not None else ():
+            for place in sorted(ticket.failed) if ticket.parts else ():
                 self._quarantine[ticket.keys[place]] = until
                 self._held.pop(ticket.keys[place], None)
             while len(self._quarantine) > QUARANTINED_MAX:
@@ -421,11 +453,8 @@ class LarderManager(OffloadingManager):
                         len(ticket.keys), ticket.ask.req_id)
         else:
             self.counters.add("loaded_tokens", ticket.tokens)
-        if lease is None or self._session is None or lease.session != self._session.id:
-            return
-        failed = [ticket.first + place for place in sorted(ticket.failed)]
-        self._send(wire.Complete(id=self._number(), lease=lease.id, ok=not failed, failed=failed or None))
-        self._release(lease.id)
+        if ticket.parts and session is not None and ticket.parts[0].lease.session == session.id:
+            self._end_parts(ticket.parts, ticket.failed)
 
     def _settle_store(self, ticket: StoreTicket) -> None:
         session = self._session
@@ -466,7 +495,7 @@ class LarderManager(OffloadingManager):
             ask = self._asks.get(req_context.req_id)
             if ask is not None:
                 ask.finished = True
-                self._drop_lease(ask)
+                self._drop_leases(ask)
                 self._forget_if_over(ask)
 
     def _forget_if_over(self, ask: Ask) -> None:
@@ -494,7 +523,7 @@ class LarderManager(OffloadingManager):
             self._epoch = secrets.randbits(63) | 1
             self.counters.add("resets")
             for ask in self._asks.values():
-                self._drop_lease(ask)
+                self._drop_leases(ask)
             for lease in self._grants.values():
                 self._drop_grant(lease)
             self._forget_answers()

@@ -165,20 +165,45 @@ class Lookups(Case):
 
 
 class Grants(Case):
-    def test_a_pushed_lease_answers_at_once_and_the_question_teaches(self) -> None:
+    def test_a_pushed_lease_and_one_that_goes_further_are_loaded_together(self) -> None:
+        self.grant(keys(2))
+        context = self.begin(tag=TAG)
+        self.assertEqual(self.last(wire.Lookup).tag, TAG)
+        self.assertEqual(self.verdicts(context)[0], RETRY)
+        self.lease(3)
+        self.assertEqual(self.verdicts(context), [HIT, HIT, HIT, MISS])
+        spec = self.manager.prepare_load(keys(3), context)
+        loads = [(m.lease, m.first, m.count) for m in self.sent if isinstance(m, wire.Load)]
+        self.assertEqual(loads, [(b"G" * 16, 0, 2), (b"L" * 16, 2, 1)])
+        self.assertEqual((list(spec.slots), list(spec.generations)), ([20, 21, 12], [9, 9, 7]))
+        self.settle(spec, failed={1, 2})
+        done = [(m.lease, m.ok, m.failed) for m in self.sent if isinstance(m, wire.Complete)]
+        self.assertEqual(done, [(b"G" * 16, False, [1]), (b"L" * 16, False, [2])])
+        self.assertEqual([m.lease for m in self.sent if isinstance(m, wire.Release)], [b"G" * 16, b"L" * 16])
+        self.assertEqual(self.manager.counters.total["grant_tokens_unused"], 0)
+
+    def test_a_pushed_lease_is_used_alone_when_the_answer_takes_long(self) -> None:
         self.grant(keys(3))
         context = self.begin(tag=TAG)
+        self.assertEqual(self.verdicts(context)[0], RETRY)
+        self.now += 0.006
         self.assertEqual(self.verdicts(context), [HIT, HIT, HIT, MISS])
-        self.assertEqual(self.last(wire.Lookup).tag, TAG)
-        self.lease(4)  # the answer to the question is not needed
+        self.lease(4)
         self.assertEqual(self.last(wire.Release).lease, b"L" * 16)
-        spec = self.manager.prepare_load(keys(3), context)
-        self.assertEqual(self.last(wire.Load).lease, b"G" * 16)
-        self.assertEqual(list(spec.generations), [9, 9, 9])
+        self.assertEqual(self.manager.counters.total["lookup_timeouts"], 0)
+
+    def test_an_answer_that_goes_no_further_is_given_back(self) -> None:
+        self.grant(keys(3))
+        context = self.begin(tag=TAG)
+        self.lease(3)
+        self.assertEqual(self.last(wire.Release).lease, b"L" * 16)
+        self.assertEqual(self.verdicts(context), [HIT, HIT, HIT, MISS])
 
     def test_only_the_part_that_equals_the_requests_own_keys_is_used(self) -> None:
         self.grant([*keys(2), b"other", b"k3"])
-        self.assertEqual(self.verdicts(self.begin(tag=TAG)), [HIT, HIT, MISS, MISS])
+        context = self.begin(tag=TAG)
+        self.manager.on_message(wire.Miss(id=self.last(wire.Lookup).id, reason="not_held"))
+        self.assertEqual(self.verdicts(context), [HIT, HIT, MISS, MISS])
 
     def test_a_lease_for_another_prompt_is_given_back(self) -> None:
         self.grant(keys(4, "x"))
@@ -385,7 +410,9 @@ class Resets(Case):
         self.assertEqual(self.verdicts(self.begin(tag=TAG))[0], RETRY)
         self.manager.on_message(wire.EpochSet(id=self.last(wire.Epoch).id, namespace=b"1" * 16))
         self.grant(keys(4))
-        self.assertEqual(self.verdicts(self.begin("c", tag=TAG))[0], HIT)
+        context = self.begin("c", tag=TAG)
+        self.manager.on_message(wire.Miss(id=self.last(wire.Lookup).id, reason="not_held"))
+        self.assertEqual(self.verdicts(context)[0], HIT)
 
     def test_a_new_session_hears_of_the_epoch_first(self) -> None:
         self.manager.reset_cache()
