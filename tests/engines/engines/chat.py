@@ -66,12 +66,18 @@ def ask(url: str, messages: Messages, **more: Any) -> Answer:
     )
 
 
-def cold(url: str, messages: Messages, **more: Any) -> Answer:
+def salted(url: str, messages: Messages, **more: Any) -> tuple[str, Answer]:
     """The same prompt computed from nothing: a salt of its own keeps every cache out. Checked, not believed."""
-    answer = ask(url, messages, cache_salt=f"cold {next(_salts)} {random.randrange(2**64)}", **more)
+    salt = f"cold {next(_salts)} {random.randrange(2**64)}"
+    answer = ask(url, messages, cache_salt=salt, **more)
     if answer.cached_tokens:
         raise AssertionError(f"a cold answer with {answer.cached_tokens} cached tokens")
-    return answer
+    return salt, answer
+
+
+def cold(url: str, messages: Messages, **more: Any) -> Answer:
+    """The answer of ``salted``."""
+    return salted(url, messages, **more)[1]
 
 
 def together(jobs: Sequence[Any], concurrency: int) -> list[Any]:

@@ -146,10 +146,18 @@ def loaded(case: Case, engine: Vllm, messages: Messages, url: str | None = None,
 
 
 def against_cold(case: Case, engine: Vllm, messages: Messages, answer: Answer, **more: Any) -> Answer:
-    """Notes an answer's distance from cold ones of the same engine, and theirs from each other."""
+    """Notes an answer's distance from a cold one of the same engine, and cold ones' distance from each other.
+
+    Three are compared: two computed from nothing, and one whose prompt the engine computed in two steps, its own prefix
+    cache between them. Float addition is not associative, so the last one differs in the last bits as an answer from
+    loaded KV does, though nothing in it came from anywhere else.
+    """
     more.pop("cache_salt", None)
-    first, second = (chat.cold(engine.url, messages, **more) for _ in range(2))
-    case.cold_vs_cold_diff = max(case.cold_vs_cold_diff, chat.difference(first, second))
+    salt, first = chat.salted(engine.url, messages, **more)
+    second = chat.cold(engine.url, messages, **more)
+    in_two_steps = chat.ask(engine.url, messages, cache_salt=salt, **more)
+    for other in (second, in_two_steps):
+        case.cold_vs_cold_diff = max(case.cold_vs_cold_diff, chat.difference(first, other))
     case.max_logprob_diff = max(case.max_logprob_diff, chat.difference(answer, first))
     return first
 

@@ -24,13 +24,19 @@ def checksums_off(world: World) -> Case:
 
 
 def wrong_block(world: World) -> Case:
-    """(e) One key mapped to the wrong block: the logprobs change, whatever the checksums say."""
+    """(e) One key mapped to the wrong block: the logprobs change, whatever the checksums say.
+
+    The block must be another prompt's. Two blocks of one prompt in each other's place change nothing: every key
+    carries its own position, and attention is a sum over its keys in any order.
+    """
     case = Case("e: control: one key mapped to the wrong block")
     world.restart_node()
     messages = chat.user(chat.prompt("e swap", 1600))
     world.put(world.a, messages)
-    chunks = world.node.stats()["held_chunks"]
-    world.node.swap(chunks // 4, 3 * chunks // 4)
+    mine = world.node.stats()["held_chunks"]
+    world.put(world.a, chat.user(chat.prompt("e other", 1600)))
+    both = world.node.stats()["held_chunks"]
+    world.node.swap(mine // 2, mine + (both - mine) // 4)
     _control(case, world, messages)
     world.restart_node()
     return case
