@@ -28,6 +28,8 @@ need() {
 
 # What a build needs: pingora compiles zlib-ng and zstd from source.
 need_build() {
+    # rustup puts cargo here; a shell opened before the installation does not know it yet.
+    command -v cargo >/dev/null 2>&1 || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     if ! command -v cargo >/dev/null 2>&1; then
         echo "missing: cargo. Install Rust (1.95 or newer) first; rustup is the usual way." >&2
         exit 1
