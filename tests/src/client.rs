@@ -1,18 +1,25 @@
 //! A client that speaks HTTP in every framing.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 /// Longest a test waits for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+pub const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of a frame where no length is known before: not a divisor of any size that is tested.
+const FRAME_BYTES: usize = 10_007;
 
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,91 +72,186 @@ impl Answer {
     }
 }
 
-type Body = BoxBody<Bytes, std::convert::Infallible>;
+/// The body of a request.
+type Body = BoxBody<Bytes, Infallible>;
 
 /// A body in frames of `frame` bytes, with no length known before.
-fn streamed(body: Bytes, frame: usize) -> Body {
+fn streamed(body: &Bytes, frame: usize) -> Body {
     let frames: Vec<_> =
         body.chunks(frame.max(1)).map(|c| Ok(Frame::data(Bytes::copy_from_slice(c)))).collect();
-    BodyExt::boxed(StreamBody::new(futures_iter(frames)))
+    BodyExt::boxed(StreamBody::new(Frames(frames.into_iter())))
 }
 
-fn futures_iter<T>(items: Vec<T>) -> impl futures_core::Stream<Item = T> {
-    let mut items = items.into_iter();
-    StreamIter(std::iter::from_fn(move || items.next()))
-}
+struct Frames(std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>);
 
-struct StreamIter<I>(I);
+impl futures_core::Stream for Frames {
+    type Item = Result<Frame<Bytes>, Infallible>;
 
-impl<I: Iterator + Unpin> futures_core::Stream for StreamIter<I> {
-    type Item = I::Item;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<I::Item>> {
-        std::task::Poll::Ready(self.0.next())
+    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.next())
     }
 }
 
-/// Sends a request in the given framing and returns the answer's head, its body unread.
+/// A connection that sends requests in one framing.
+pub struct Connection {
+    sender: Sender,
+    framing: Framing,
+    address: SocketAddr,
+}
+
+enum Sender {
+    H1(http1::SendRequest<Body>),
+    H2(http2::SendRequest<Body>),
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Panics
+    /// If the server does not accept.
+    pub async fn open(address: SocketAddr, framing: Framing) -> Self {
+        let io = TokioIo::new(TcpStream::connect(address).await.expect("the server accepts"));
+        let sender = match framing {
+            Framing::Length | Framing::Chunked => {
+                let (sender, driver) = http1::handshake(io).await.expect("an HTTP/1.1 handshake");
+                tokio::spawn(driver);
+                Sender::H1(sender)
+            }
+            Framing::H2Length | Framing::H2 => {
+                let (sender, driver) =
+                    http2::handshake(TokioExecutor::new(), io).await.expect("an HTTP/2 handshake");
+                tokio::spawn(driver);
+                Sender::H2(sender)
+            }
+        };
+        Self { sender, framing, address }
+    }
+
+    /// Sends a request and returns the answer's head, its body unread.
+    ///
+    /// # Errors
+    /// There is no answer.
+    ///
+    /// # Panics
+    /// If it takes more than a minute.
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Exchange, hyper::Error> {
+        let (mut head, body) = request.into_parts();
+        let body = match self.framing {
+            Framing::Length | Framing::H2Length => Full::new(body).boxed(),
+            Framing::Chunked | Framing::H2 => streamed(&body, FRAME_BYTES),
+        };
+        let sending = async {
+            match &mut self.sender {
+                Sender::H1(sender) => {
+                    if !head.headers.contains_key(header::HOST) {
+                        let host = self.address.to_string().parse().expect("an address is a header value");
+                        head.headers.insert(header::HOST, host);
+                    }
+                    sender.ready().await?;
+                    sender.send_request(Request::from_parts(head, body)).await
+                }
+                Sender::H2(sender) => {
+                    let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+                    head.uri = format!("http://{}{path}", self.address).parse().expect("a URI");
+                    sender.ready().await?;
+                    sender.send_request(Request::from_parts(head, body)).await
+                }
+            }
+        };
+        let response = tokio::time::timeout(ANSWER_MAX, sending).await.expect("an answer in time")?;
+        let (head, body) = response.into_parts();
+        Ok(Exchange { status: head.status, headers: head.headers, body, connection: None })
+    }
+}
+
+/// An answer whose body is still to be read. Dropping it is what a client does that leaves in the middle: an
+/// HTTP/1.1 connection closes, an HTTP/2 stream is reset.
+pub struct Exchange {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    body: Incoming,
+    /// Held for exchanges that have a connection of their own: it lives as long as the answer is read.
+    connection: Option<Connection>,
+}
+
+impl Exchange {
+    /// The next piece of the body; none at its end.
+    ///
+    /// # Errors
+    /// The body broke off.
+    ///
+    /// # Panics
+    /// If it takes more than a minute.
+    pub async fn piece(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        loop {
+            let frame =
+                tokio::time::timeout(ANSWER_MAX, self.body.frame()).await.expect("a piece in time")?;
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => return Some(Ok(data)),
+                Ok(Err(_trailers)) => {}
+                Err(broken) => return Some(Err(broken)),
+            }
+        }
+    }
+
+    /// All that is left.
+    ///
+    /// # Errors
+    /// The body broke off.
+    ///
+    /// # Panics
+    /// If it takes more than a minute.
+    pub async fn rest(self) -> Result<Answer, hyper::Error> {
+        let Self { status, headers, body, connection } = self;
+        let collected = tokio::time::timeout(ANSWER_MAX, body.collect()).await.expect("a body in time")?;
+        drop(connection);
+        let trailers = collected.trailers().cloned();
+        Ok(Answer { status, headers, trailers, body: collected.to_bytes() })
+    }
+}
+
+/// Sends a request on a new connection and returns the answer's head, its body unread.
 ///
 /// # Panics
 /// If there is no answer.
-pub async fn open(address: SocketAddr, request: Request<Bytes>, framing: Framing) -> Response<Incoming> {
-    let sending = async {
-        let stream = TcpStream::connect(address).await.expect("the server accepts");
-        let io = TokioIo::new(stream);
-        let request = request.map(|body| match framing {
-            Framing::Length | Framing::H2Length => Full::new(body).boxed(),
-            Framing::Chunked | Framing::H2 => streamed(body, 10_007),
-        });
-        match framing {
-            Framing::Length | Framing::Chunked => {
-                let (mut sender, driver) = hyper::client::conn::http1::handshake(io).await.expect("handshake");
-                tokio::spawn(driver);
-                let answer = sender.send_request(with_host(request, address)).await.expect("an answer");
-                // The connection lives as long as the answer is read.
-                std::mem::forget(sender);
-                answer
-            }
-            Framing::H2Length | Framing::H2 => {
-                let (mut sender, driver) =
-                    hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("handshake");
-                tokio::spawn(driver);
-                let (mut head, body) = request.into_parts();
-                let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
-                head.uri = format!("http://{address}{path}").parse().expect("a URI");
-                sender.send_request(Request::from_parts(head, body)).await.expect("an answer")
-            }
-        }
-    };
-    tokio::time::timeout(ANSWER_MAX, sending).await.expect("an answer in time")
+pub async fn open(address: SocketAddr, request: Request<Bytes>, framing: Framing) -> Exchange {
+    let mut connection = Connection::open(address, framing).await;
+    let mut exchange = connection.send(request).await.expect("an answer");
+    exchange.connection = Some(connection);
+    exchange
 }
 
-fn with_host(mut request: Request<Body>, address: SocketAddr) -> Request<Body> {
-    if !request.headers().contains_key(header::HOST) {
-        let host = address.to_string().parse().expect("an address is a header value");
-        request.headers_mut().insert(header::HOST, host);
-    }
-    request
+/// Sends a request on a new connection and reads the whole answer.
+///
+/// # Errors
+/// There is no answer, or it breaks off.
+pub async fn try_send(
+    address: SocketAddr,
+    request: Request<Bytes>,
+    framing: Framing,
+) -> Result<Answer, hyper::Error> {
+    let mut connection = Connection::open(address, framing).await;
+    connection.send(request).await?.rest().await
 }
 
-/// Sends a request and reads the whole answer.
+/// Sends a request on a new connection and reads the whole answer.
 ///
 /// # Panics
 /// If there is no answer, or it breaks off.
 pub async fn send(address: SocketAddr, request: Request<Bytes>, framing: Framing) -> Answer {
-    let response = open(address, request, framing).await;
-    let (head, body) = response.into_parts();
-    let collected = tokio::time::timeout(ANSWER_MAX, body.collect()).await.expect("a body in time").expect("a body");
-    let trailers = collected.trailers().cloned();
-    Answer { status: head.status, headers: head.headers, trailers, body: collected.to_bytes() }
+    try_send(address, request, framing).await.expect("a whole answer")
 }
 
 /// A POST of JSON.
 pub async fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
     send(address, json_request(path, body), Framing::Length).await
+}
+
+/// A POST of a chat.
+pub async fn chat(address: SocketAddr, body: &str) -> Answer {
+    post(address, "/v1/chat/completions", body).await
 }
 
 /// A POST of JSON, not sent yet.
@@ -179,18 +281,15 @@ pub async fn get_json(address: SocketAddr, path: &str) -> serde_json::Value {
 pub async fn wait_for(address: SocketAddr, path: &str, status: StatusCode) {
     let mut last = None;
     for _ in 0..1200 {
-        if let Ok(Ok(answer)) = tokio::spawn({
-            let path = path.to_owned();
-            async move { tokio::time::timeout(Duration::from_secs(5), get(address, &path)).await }
-        })
-        .await
-        {
-            if answer.status == status {
-                return;
+        if TcpStream::connect(address).await.is_ok() {
+            let request = Request::get(path).body(Bytes::new()).expect("a request");
+            match try_send(address, request, Framing::Length).await {
+                Ok(answer) if answer.status == status => return,
+                Ok(answer) => last = Some(format!("{} {}", answer.status, answer.text())),
+                Err(error) => last = Some(error.to_string()),
             }
-            last = Some((answer.status, answer.text()));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("{path} at {address} never answered {status}; last: {last:?}");
 }

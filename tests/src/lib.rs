@@ -2,4 +2,6 @@
 
 pub mod client;
 pub mod program;
+pub mod raw;
+pub mod scripted;
 pub mod world;

@@ -1,0 +1,30 @@
+//! What real processes do together: `larder-proxy` before `larder-mock-engine`s on loopback, one file a question.
+//! `tidy` holds the house itself.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests outside test functions: a panic there fails the test"
+)]
+
+mod aborts;
+mod admin;
+mod answers;
+mod budget;
+mod connections;
+mod drain;
+mod expect;
+mod feedback;
+mod framing;
+mod fuzz;
+mod heads;
+mod health;
+mod interim;
+mod limits;
+mod lost;
+mod models;
+mod policies;
+mod reuse;
+mod routing;
+mod smuggling;
+mod start;
+mod streaming;
+mod tidy;
