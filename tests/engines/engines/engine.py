@@ -19,19 +19,21 @@ class Vllm:
 
     def __init__(
         self, name: str, bin_dir: Path, model: Path, socket: Path, folder: Path, cores: set[int],
-        lookup_ms: int = 50, faults: Path | None = None, extra: dict[str, Any] | None = None,
+        faults: Path | None = None, extra: dict[str, Any] | None = None, arguments: tuple[str, ...] = (),
+        policy: str = "recompute",
     ) -> None:
-        """``faults``: a directory; the engine then runs the plugin with ``larder_faults``."""
+        """``faults``: a directory; the engine then runs the plugin with ``larder_faults``. ``extra``: more of the
+        connector's configuration; ``arguments``: of the command; ``policy``: for failed loads."""
         self.name = name
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"{name}.log"
         connector_extra: dict[str, Any] = {
-            "larder_socket": str(socket), "larder_endpoint": self.url, "larder_lookup_ms": lookup_ms, **(extra or {}),
+            "larder_socket": str(socket), "larder_endpoint": self.url, **(extra or {}),
         }
         if faults is not None:
             connector_extra |= {"spec_name": "FaultySpec", "spec_module_path": "larder_faults"}
-        self._command = self._command_of(bin_dir, model, connector_extra)
+        self._command = [*self._command_of(bin_dir, model, connector_extra, policy), *arguments]
         self._environment = {
             "PYTHONPATH": f"{PLUGIN}:{INSIDE}", "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
@@ -41,10 +43,10 @@ class Vllm:
         self._cores = cores
         self.start()
 
-    def _command_of(self, bin_dir: Path, model: Path, connector_extra: dict[str, Any]) -> list[str]:
+    def _command_of(self, bin_dir: Path, model: Path, connector_extra: dict[str, Any], policy: str) -> list[str]:
         transfer = {
             "kv_connector": "LarderConnector", "kv_connector_module_path": "larder_vllm.connector",
-            "kv_role": "kv_both", "kv_load_failure_policy": "recompute", "kv_connector_extra_config": connector_extra,
+            "kv_role": "kv_both", "kv_load_failure_policy": policy, "kv_connector_extra_config": connector_extra,
         }
         return [
             str(bin_dir / "vllm"), "serve", str(model), "--served-model-name", "tiny", "--dtype", "float32",

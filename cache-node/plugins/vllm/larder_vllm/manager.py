@@ -64,6 +64,8 @@ class LarderManager(OffloadingManager):
         self.counters = Counters()
         self._asks: dict[str, Ask] = {}
         self._questions: dict[int, Ask] = {}
+        self._deferred: dict[str, bytes] = {}
+        """Requests deferred in this step, by the chunk whose lookup did it."""
         self._commits: dict[int, StoreTicket] = {}
         self._grants: OrderedDict[bytes, Lease] = OrderedDict()
         self._tickets: dict[int, LoadTicket | StoreTicket] = {}
@@ -285,7 +287,17 @@ class LarderManager(OffloadingManager):
             self._drop_grant(lease)
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        """vLLM walks a prompt's chunks with this: one look into one dict, one verdict for all of them."""
+        """vLLM walks a prompt's chunks with this: one look into one dict, one verdict for all of them.
+
+        While the answer is out, one RETRY defers the request and a MISS after it ends the walk: thousands of chunks are
+        not walked in each step for nothing. The other threads then get the interpreter, the link's among them.
+        """
+        result = self._lookup(key, req_context)
+        if result is LookupResult.RETRY:
+            time.sleep(0)
+        return result
+
+    def _lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
         with self._lock:
             ask = self._asks.get(req_context.req_id)
             if ask is None:
@@ -293,7 +305,8 @@ class LarderManager(OffloadingManager):
             if ask.verdict is not Verdict.LEASED or not ask.usable(self._clock()):
                 self._decide(ask)
             if ask.verdict is Verdict.ASKED:
-                return LookupResult.RETRY
+                first = self._deferred.setdefault(ask.req_id, key)
+                return LookupResult.RETRY if first == key else LookupResult.MISS
             if ask.verdict is Verdict.LEASED and any(key in lease.index for lease in ask.leases):
                 return LookupResult.MISS if self._quarantined(key) else LookupResult.HIT
             return LookupResult.MISS
@@ -505,6 +518,7 @@ class LarderManager(OffloadingManager):
     def on_schedule_end(self, context: object) -> None:
         """Ends grants whose request never came."""
         with self._lock:
+            self._deferred.clear()
             while self._grants:
                 tag, lease = next(iter(self._grants.items()))
                 if lease.usable(self._clock()):

@@ -74,7 +74,10 @@ class Case(unittest.TestCase):
 class Lookups(Case):
     def test_one_question_for_all_keys_then_hits_for_the_leased_ones(self) -> None:
         context = self.begin()
-        self.assertEqual(self.verdicts(context), [RETRY] * 4)
+        self.assertEqual(self.verdicts(context), [RETRY, MISS, MISS, MISS])
+        self.manager.on_schedule_end(None)
+        # In the next step the engine's own cache may hold the first chunk: the walk starts elsewhere.
+        self.assertEqual([self.manager.lookup(OffloadKey(key), context) for key in keys(4)[1:]], [RETRY, MISS, MISS])
         self.lease(3)
         self.assertEqual(self.verdicts(context), [HIT, HIT, HIT, MISS])
         self.assertEqual(self.count(wire.Lookup), 1)
