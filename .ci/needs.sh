@@ -7,19 +7,24 @@ need() {
     local program=$1
     shift
     command -v "$program" >/dev/null 2>&1 && return 0
+    need_package "$@"
+}
+
+# need_package PACKAGE...: installs the packages.
+need_package() {
     if ! command -v apt-get >/dev/null 2>&1; then
-        echo "missing: $program. This machine has no apt-get; install it ($* in Debian) and run this again." >&2
+        echo "missing: $*, and this machine has no apt-get; install what Debian calls so and run this again" >&2
         exit 1
     fi
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if ! command -v sudo >/dev/null 2>&1; then
-            echo "missing: $program. As root: apt-get install $*" >&2
+            echo "missing: $*. As root: apt-get install $*" >&2
             exit 1
         fi
         as_root=(sudo)
     fi
-    echo "installing $* (for $program)" >&2
+    echo "installing $*" >&2
     if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null 2>&1; then
         "${as_root[@]}" apt-get update -qq >&2
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
