@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from larder_vllm.link import Session
+
 LEASE_MARGIN_SECONDS: Final = 1.0
 """A load does not begin when less than this is left of its lease: the node may hear of it late."""
 
@@ -81,7 +83,7 @@ class Ask:
     prompt_tokens: int
     tag: bytes | None = None
     shares: bool = True
-    """False: neither loads nor stores (a LoRA request; or its load failed once)."""
+    """False: neither loads nor stores (a LoRA request)."""
     stores: bool = True
     """False once a chunk of it was dropped: what follows a hole can never be loaded."""
     verdict: Verdict = Verdict.UNASKED
@@ -161,7 +163,7 @@ class StoreTicket:
     """A store under way: workers copy into region slots, then the chunks are committed."""
 
     ask: Ask
-    session: bytes
+    session: Session
     keys: list[bytes]
     end_tokens: list[int]
     slots: list[int]

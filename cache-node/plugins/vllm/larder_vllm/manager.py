@@ -19,20 +19,19 @@ from vllm.v1.kv_offload.base import (
 )
 
 from larder_vllm import wire
-from larder_vllm.ask import Ask, Lease, LoadPart, LoadTicket, StoreTicket, Verdict, parts_of
+from larder_vllm.ask import Ask, Lease, LoadTicket, StoreTicket, Verdict
 from larder_vllm.counters import Counters
-from larder_vllm.jobs import LoadSpec, Outcome, StoreSpec
+from larder_vllm.jobs import Outcome, StoreSpec
 from larder_vllm.link import Session
+from larder_vllm.loads import Loads, spec_of
+from larder_vllm.stores import Stores
 
 log = logging.getLogger("vllm.larder")
 
-HELD_KEYS_MAX: Final = 262_144
-"""Keys remembered as held by the node, so that they are not stored again: about 40 MiB at most."""
 GRANTS_MAX: Final = 1_024
 """Pushed leases waiting for their request; more than requests a proxy forwards within one lease's life."""
-QUARANTINE_SECONDS: Final = 30.0
-"""How long a chunk whose load failed is answered MISS here, whatever the node says."""
-QUARANTINED_MAX: Final = 65_536
+QUESTIONS_MAX: Final = 4_096
+"""Unanswered questions; a node that has so many is not asked more."""
 TIMEOUTS_MAX: Final = 3
 """Unanswered questions in a row after which the node counts as silent: nobody waits for it until it speaks."""
 GRANT_WAIT_SECONDS: Final = 0.005
@@ -62,19 +61,15 @@ class LarderManager(OffloadingManager):
         self._clock = clock
         self._lock = threading.Lock()
         self.counters = Counters()
+        self._stores = Stores(send, self._number, self.counters)
+        self._loads = Loads(send, self._number, self.counters)
         self._asks: dict[str, Ask] = {}
         self._questions: dict[int, Ask] = {}
         self._deferred: dict[str, bytes] = {}
         """Requests deferred in this step, by the chunk whose lookup did it."""
-        self._commits: dict[int, StoreTicket] = {}
         self._grants: OrderedDict[bytes, Lease] = OrderedDict()
         self._tickets: dict[int, LoadTicket | StoreTicket] = {}
-        self._held: OrderedDict[bytes, None] = OrderedDict()
-        self._storing: set[bytes] = set()
-        self._quarantine: OrderedDict[bytes, float] = OrderedDict()
         self._session: Session | None = None
-        self._nodes: set[bytes] = set()
-        self._free_slots: list[int] = []
         self._timeouts = 0
         self._probed = float("-inf")
         self._numbers = 1
@@ -91,11 +86,7 @@ class LarderManager(OffloadingManager):
         """A session stands. Nothing of an earlier one is left."""
         with self._lock:
             self._session = session
-            # A node that does not name its sessions leaves a worker that still maps an earlier session's region
-            # unable to tell: nothing is stored in a second session with it.
-            blind = session.registered.session is None and session.node in self._nodes
-            self._nodes.add(session.node)
-            self._free_slots = [] if blind else list(range(session.registered.region_slots - 1, -1, -1))
+            self._stores.begin_session(session)
             self._timeouts = 0
             self.counters.add("sessions")
             if self._epoch:
@@ -105,20 +96,18 @@ class LarderManager(OffloadingManager):
         """The session is gone with its leases and region. Loads under way finish: their slots stay mapped."""
         with self._lock:
             self._session = None
-            self._free_slots = []
+            self._stores.end_session()
             self._forget_answers()
-            for ticket in self._commits.values():
-                self._storing.difference_update(ticket.keys)
-            self._commits.clear()
-            self._held.clear()
 
     def _forget_answers(self) -> None:
         self._questions.clear()
+        for lease in self._grants.values():
+            self._drop_grant(lease)
         self._grants.clear()
         for ask in self._asks.values():
+            self._drop_leases(ask)
             if ask.verdict is not Verdict.UNASKED:
                 ask.verdict, ask.question = Verdict.MISS, None
-                ask.leases.clear()
 
     def on_message(self, message: wire.ToEngine) -> None:
         """An answer, or a lease that nobody asked for."""
@@ -131,7 +120,7 @@ class LarderManager(OffloadingManager):
             elif isinstance(message, wire.Grant):
                 self._on_grant(message)
             elif isinstance(message, wire.Committed):
-                self._on_committed(message.id, message.results)
+                self._stores.on_committed(message.id, message.results)
             elif isinstance(message, wire.EpochSet):
                 if message.id == self._epoch_unset:
                     self._epoch_unset = None
@@ -142,19 +131,19 @@ class LarderManager(OffloadingManager):
         ask = self._questions.pop(message.id, None)
         session = self._session
         if ask is None or session is None:
-            self._release(message.lease)
+            self._loads.release(message.lease)
             return
         now = self._clock()
         lease = Lease.of(
             message.lease, session.id, ask.keys, message.slots, message.generations, now + message.expires_ms / 1000
         )
         held = len(message.slots)
-        self._note_held(ask.keys[:held], ask.keys[held:])
+        self._stores.note(ask.keys[:held], ask.keys[held:])
         awaited = ask.question == message.id and ask.verdict is Verdict.ASKED and not ask.finished
         if lease is not None:
             lease.tokens = ask.end_tokens[held - 1]
         if not awaited or lease is None or lease.tokens <= ask.leased_tokens:
-            self._release(message.lease)
+            self._loads.release(message.lease)
         else:
             ask.leases.append(lease)
         if awaited:
@@ -164,14 +153,16 @@ class LarderManager(OffloadingManager):
         ask = self._questions.pop(question, None)
         if ask is None:
             return
-        self._note_held([], ask.keys)
+        self._stores.note([], ask.keys)
         if ask.question == question and ask.verdict is Verdict.ASKED:
             self._decided(ask, self._clock())
 
-    def _decided(self, ask: Ask, now: float) -> None:
+    def _decided(self, ask: Ask, now: float) -> Verdict:
         """Nothing more is waited for: what is leased by now is what there is."""
-        ask.answered(Verdict.LEASED if ask.leases else Verdict.MISS, now)
+        verdict = Verdict.LEASED if ask.leases else Verdict.MISS
+        ask.answered(verdict, now)
         self.counters.add("missed_tokens", ask.end_tokens[-1] - ask.leased_tokens)
+        return verdict
 
     def _on_grant(self, message: wire.Grant) -> None:
         session = self._session
@@ -180,7 +171,7 @@ class LarderManager(OffloadingManager):
             self._clock() + message.expires_ms / 1000,
         )
         if not lease or self._epoch_unset is not None or len(message.end_tokens) != len(message.keys):
-            self._release(message.lease)
+            self._loads.release(message.lease)
             return
         lease.granted = True
         lease.tokens = message.end_tokens[len(message.slots) - 1]
@@ -196,39 +187,13 @@ class LarderManager(OffloadingManager):
     def _drop_grant(self, lease: Lease) -> None:
         self.counters.add("grants_unused")
         self.counters.add("grant_tokens_unused", lease.tokens)
-        self._release(lease.id)
-
-    def _on_committed(self, id: int, results: list[int]) -> None:
-        ticket = self._commits.pop(id, None)
-        if ticket is None:
-            return
-        self._storing.difference_update(ticket.keys)
-        if self._session is not None and ticket.session == self._session.id:
-            self._free_slots += ticket.slots
-        if ticket.void:
-            return
-        for key, result in zip(ticket.keys, results):
-            self.counters.add({0: "stored_chunks", 1: "stores_held"}.get(result, "stores_refused"))
-            if result in (0, 1):
-                self._note_held([key], [])
+        self._loads.release(lease.id)
 
     def _on_error(self, message: wire.ErrorAnswer) -> None:
         log.info("larder: the cache node answered %s: %s", message.code, message.message)
         if message.id is not None:
             self._on_miss(message.id)
-            self._on_committed(message.id, [])
-
-    def _note_held(self, held: Collection[bytes], missing: Collection[bytes]) -> None:
-        for key in missing:
-            self._held.pop(key, None)
-        for key in held:
-            self._held[key] = None
-            self._held.move_to_end(key)
-        while len(self._held) > HELD_KEYS_MAX:
-            self._held.popitem(last=False)
-
-    def _release(self, lease: bytes) -> None:
-        self._send(wire.Release(id=self._number(), lease=lease))
+            self._stores.on_committed(message.id, [])
 
     # === what vLLM asks (the scheduler's thread)
 
@@ -255,7 +220,9 @@ class LarderManager(OffloadingManager):
         ask.verdict = Verdict.MISS
         silent = self._timeouts >= TIMEOUTS_MAX
         now = self._clock()
-        if not ask.keys or self._session is None or (silent and now - self._probed < PROBE_SECONDS):
+        if not ask.keys or self._session is None or len(self._questions) >= QUESTIONS_MAX:
+            return
+        if silent and now - self._probed < PROBE_SECONDS:
             return
         limit = wire.LIST_LEN_MAX
         number = self._number()
@@ -308,7 +275,7 @@ class LarderManager(OffloadingManager):
                 first = self._deferred.setdefault(ask.req_id, key)
                 return LookupResult.RETRY if first == key else LookupResult.MISS
             if ask.verdict is Verdict.LEASED and any(key in lease.index for lease in ask.leases):
-                return LookupResult.MISS if self._quarantined(key) else LookupResult.HIT
+                return LookupResult.MISS if self._loads.quarantined(key, self._clock()) else LookupResult.HIT
             return LookupResult.MISS
 
     def _decide(self, ask: Ask) -> None:
@@ -324,8 +291,7 @@ class LarderManager(OffloadingManager):
         limit = GRANT_WAIT_SECONDS if ask.leases else self._lookup_seconds
         if ask.waits(now) < min(limit, self._lookup_seconds) and self._timeouts < TIMEOUTS_MAX:
             return
-        self._decided(ask, now)
-        if ask.verdict is Verdict.MISS:
+        if self._decided(ask, now) is Verdict.MISS:
             self._timeouts += 1
             self.counters.add("lookup_timeouts")
             if self._timeouts == TIMEOUTS_MAX:
@@ -336,97 +302,38 @@ class LarderManager(OffloadingManager):
             if lease.granted:
                 self._drop_grant(lease)
             else:
-                self._release(lease.id)
+                self._loads.release(lease.id)
         ask.leases.clear()
-
-    def _quarantined(self, key: bytes) -> bool:
-        until = self._quarantine.get(key)
-        if until is None:
-            return False
-        if until > self._clock():
-            return True
-        del self._quarantine[key]
-        return False
 
     def prepare_load(self, keys: Collection[OffloadKey], req_context: ReqContext) -> LoadStoreSpec:
         """Begins a load. ``load`` is in the socket before vLLM can tell a worker, so before a byte is copied.
 
         A lease lost in between makes a load that fails by itself: vLLM recomputes.
         """
-        wanted = list(keys)
         with self._lock:
-            number = self._number()
-            ask = self._asks.get(req_context.req_id)
-            if ask is None:  # vLLM looks up before it loads; without a lookup there is nothing to load from
-                ask = Ask(req_context.req_id, [], [], 0, shares=False, finished=True)
-            leases, ask.leases, ask.verdict = ask.leases, [], Verdict.UNASKED
-            parts = self._begin_parts(leases, wanted)
-            tokens = self._tokens_of(ask, len(wanted))
-            self._tickets[number] = LoadTicket(ask, parts, wanted, self._world, tokens)
-            ask.tickets.add(number)
-            self.counters.add("loads")
-            for lease in leases:
-                loaded = sum(part.count for part in parts if part.lease is lease)
-                if not loaded:
-                    self._release(lease.id)
-                if lease.granted:
-                    self.counters.add("grant_tokens_unused", max(lease.tokens - self._tokens_of(ask, loaded), 0))
-            if not parts:
-                return LoadSpec(number, None, np.zeros(len(wanted), np.uint32), np.zeros(len(wanted), np.uint64))
-            spans = [(part.lease, slice(part.first, part.first + part.count)) for part in parts]
-            return LoadSpec(
-                number, parts[0].lease.session, np.concatenate([lease.slots[span] for lease, span in spans]),
-                np.concatenate([lease.generations[span] for lease, span in spans]),
-            )
+            # vLLM looks up before it loads; without a lookup there is nothing to load from.
+            ask = self._asks.get(req_context.req_id) or Ask(req_context.req_id, [], [], 0, finished=True)
+            ticket = self._loads.begin(ask, list(keys), self._world, self._clock())
+            return spec_of(self._issue(ticket), ticket)
 
-    def _begin_parts(self, leases: list[Lease], wanted: list[OffloadKey]) -> list[LoadPart]:
-        """Tells the node of the load, lease by lease; empty when it cannot begin."""
-        now = self._clock()
-        parts = parts_of(leases, wanted)
-        if not all(part.lease.usable(now) for part in parts):
-            return []
-        for begun, part in enumerate(parts):
-            if not self._send(wire.Load(id=self._number(), lease=part.lease.id, first=part.first, count=part.count)):
-                self._end_parts(parts[:begun], set())
-                return []
-        return parts
-
-    def _end_parts(self, parts: list[LoadPart], failed: set[int]) -> None:
-        """Matches each load by its complete; ``failed`` are places in the whole load."""
-        start = 0
-        for part in parts:
-            mine = [part.first + place - start for place in sorted(failed) if 0 <= place - start < part.count]
-            self._send(wire.Complete(id=self._number(), lease=part.lease.id, ok=not mine, failed=mine or None))
-            start += part.count
-        for lease in {part.lease.id: part.lease for part in parts}.values():
-            self._release(lease.id)
-
-    @staticmethod
-    def _tokens_of(ask: Ask, chunks: int) -> int:
-        return ask.end_tokens[0] * chunks if ask.end_tokens else 0  # chunks are all of one size
+    def _issue(self, ticket: LoadTicket | StoreTicket) -> int:
+        number = self._number()
+        self._tickets[number] = ticket
+        ticket.ask.tickets.add(number)
+        return number
 
     def prepare_store(self, keys: Collection[OffloadKey], req_context: ReqContext) -> PrepareStoreOutput | None:
         """Hands out region slots for the chunks that the node may not hold yet."""
         with self._lock:
             ask = self._asks.get(req_context.req_id)
-            session = self._session
-            if ask is None or session is None or not ask.stores or not ask.shares or self._epoch_unset is not None:
+            ticket = None
+            if ask is not None and ask.shares and self._epoch_unset is None:
+                position = req_context.get_offload_key_position
+                ticket = self._stores.prepare(ask, keys, lambda key: position(OffloadKey(key)), self._world)
+            if ticket is None:
                 return PrepareStoreOutput([], NOTHING, [])
-            wanted = [key for key in keys if key not in self._held and key not in self._storing]
-            room = len(self._free_slots)
-            if len(wanted) > room:
-                self.counters.add("stores_dropped", len(wanted) - room)
-                ask.stores = False  # a chunk behind a hole can never be loaded
-                wanted = wanted[:room]
-            ends = [req_context.get_offload_key_position(key) or 0 for key in wanted]
-            if not wanted:
-                return PrepareStoreOutput([], NOTHING, [])
-            slots = [self._free_slots.pop() for _ in wanted]
-            number = self._number()
-            self._tickets[number] = StoreTicket(ask, session.id, list(wanted), ends, slots, self._world)
-            ask.tickets.add(number)
-            self._storing.update(wanted)
-            return PrepareStoreOutput(wanted, StoreSpec(number, session.id, np.array(slots, np.uint32)), [])
+            spec = StoreSpec(self._issue(ticket), ticket.session.id, np.array(ticket.slots, np.uint32))
+            return PrepareStoreOutput([OffloadKey(key) for key in ticket.keys], spec, [])
 
     def settle(self, outcomes: dict[int, Outcome]) -> None:
         """Workers are done with tickets. A ticket ends when all of them are, whatever vLLM did to its request.
@@ -444,59 +351,12 @@ class LarderManager(OffloadingManager):
                     continue
                 del self._tickets[number]
                 ticket.ask.tickets.discard(number)
-                if isinstance(ticket, LoadTicket):
-                    self._settle_load(ticket)
+                if isinstance(ticket, StoreTicket):
+                    self._stores.settle(ticket)
                 else:
-                    self._settle_store(ticket)
+                    session = self._session.id if self._session is not None else None
+                    self._stores.note([], self._loads.settle(ticket, session, self._clock()))
                 self._forget_if_over(ticket.ask)
-
-    def _settle_load(self, ticket: LoadTicket) -> None:
-        session = self._session
-        if ticket.failed:
-            self.counters.add("load_failures")
-            ticket.ask.shares = False
-            ticket.ask.verdict = Verdict.MISS
-            until = self._clock() + QUARANTINE_SECONDS
-            for place in sorted(ticket.failed) if ticket.parts else ():
-                self._quarantine[ticket.keys[place]] = until
-                self._held.pop(ticket.keys[place], None)
-            while len(self._quarantine) > QUARANTINED_MAX:
-                self._quarantine.popitem(last=False)
-            log.warning("larder: %d of %d chunks of %s failed to load and are recomputed", len(ticket.failed),
-                        len(ticket.keys), ticket.ask.req_id)
-        else:
-            self.counters.add("loaded_tokens", ticket.tokens)
-        if ticket.parts and session is not None and ticket.parts[0].lease.session == session.id:
-            self._end_parts(ticket.parts, ticket.failed)
-
-    def _settle_store(self, ticket: StoreTicket) -> None:
-        session = self._session
-        good = [place for place in range(len(ticket.keys)) if place not in ticket.failed]
-        if ticket.failed:
-            self.counters.add("stores_dropped", len(ticket.failed))
-            ticket.ask.stores = False
-            good = good[: min(ticket.failed)]
-        if session is None or ticket.session != session.id:
-            self._storing.difference_update(ticket.keys)
-            return
-        id = self._number()
-        commit = StoreTicket(
-            ticket.ask, ticket.session, [ticket.keys[place] for place in good],
-            [ticket.end_tokens[place] for place in good], [ticket.slots[place] for place in good], 0,
-        )
-        kept = set(good)
-        self._free_slots += [slot for place, slot in enumerate(ticket.slots) if place not in kept or ticket.void]
-        self._storing.difference_update(ticket.keys)
-        if ticket.void or not good:
-            return
-        ask = ticket.ask
-        sent = self._send(wire.Commit(
-            id=id, keys=commit.keys, end_tokens=commit.end_tokens, region_slots=commit.slots,
-            request=ask.req_id[:1024], tag=ask.tag, prompt_tokens=ask.prompt_tokens,
-        ))
-        if sent:
-            self._commits[id] = commit
-            self._storing.update(commit.keys)
 
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
         """Nothing here: the connector saw the request first and called ``begin``."""
@@ -536,18 +396,10 @@ class LarderManager(OffloadingManager):
         with self._lock:
             self._epoch = secrets.randbits(63) | 1
             self.counters.add("resets")
-            for ask in self._asks.values():
-                self._drop_leases(ask)
-            for lease in self._grants.values():
-                self._drop_grant(lease)
             self._forget_answers()
             for ask in self._asks.values():
                 ask.verdict, ask.question = Verdict.MISS, None
-            for ticket in (*self._tickets.values(), *self._commits.values()):
-                if isinstance(ticket, StoreTicket):
-                    ticket.void = True
-            self._storing.clear()
-            self._held.clear()
+            self._stores.void(self._tickets.values())
             if self._session is not None:
                 self._send_epoch()
 

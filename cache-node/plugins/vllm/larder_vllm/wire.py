@@ -24,7 +24,7 @@ class WireFault(Exception):
     """Bytes that are no frame of this protocol: the connection cannot go on."""
 
 
-class Message(msgspec.Struct, tag_field="kind", omit_defaults=True, frozen=True):
+class Message(msgspec.Struct, tag_field="kind", omit_defaults=True):
     """One message; its tag is the wire's ``kind``."""
 
     kind: ClassVar[str] = ""

@@ -339,9 +339,9 @@ class Stores(Case):
         commit = self.last(wire.Commit)
         self.assertEqual((commit.keys, commit.end_tokens), (keys(4), [32, 64, 96, 128]))
         self.assertEqual((commit.region_slots, commit.tag), (list(spec.slots), TAG))
-        self.assertEqual(len(self.manager._free_slots), 4)
+        self.assertEqual(len(self.manager._stores._free_slots), 4)
         self.commit_results([0, 1, 2, 0])
-        self.assertEqual(len(self.manager._free_slots), 8)
+        self.assertEqual(len(self.manager._stores._free_slots), 8)
         self.store(context, keys(4))
         self.assertEqual(self.stored, [b"k2"])  # the refused one only
 
@@ -365,15 +365,25 @@ class Stores(Case):
         self.settle(spec, failed={2})
         self.assertEqual(self.last(wire.Commit).keys, keys(2))
         self.commit_results([0, 0])
-        self.assertEqual(len(self.manager._free_slots), 8)
+        self.assertEqual(len(self.manager._stores._free_slots), 8)
 
     def test_a_store_of_a_lost_session_is_not_committed_in_the_next(self) -> None:
-        spec = self.store(self.begin(), keys(4))
-        self.manager.on_lost()
-        self.manager.on_registered(registered(b"2" * 16), [])
-        self.settle(spec)
-        self.assertEqual(self.count(wire.Commit), 0)
-        self.assertEqual(len(self.manager._free_slots), 8)
+        for first, second in ((b"1" * 16, b"2" * 16), (None, None)):
+            self.setUp()
+            self.manager.on_lost()
+            self.manager.on_registered(self._of(b"m" * 16, first), [])
+            spec = self.store(self.begin(), keys(4))
+            self.assertEqual(self.stored, keys(4))
+            self.manager.on_lost()
+            self.manager.on_registered(self._of(b"m" * 16, second), [])
+            self.settle(spec)
+            self.assertEqual(self.count(wire.Commit), 0)
+            self.assertEqual(len(self.manager._stores._free_slots), 8 if second else 0)
+
+    @staticmethod
+    def _of(node: bytes, session: bytes | None) -> Session:
+        fields = {name: getattr(registered().registered, name) for name in wire.Registered.__struct_fields__}
+        return Session(node, wire.Registered(**{**fields, "session": session}))
 
     def test_finished_before_the_store_is_done(self) -> None:
         context = self.begin()
@@ -385,9 +395,7 @@ class Stores(Case):
 
     def test_a_node_without_session_names_gets_no_stores_the_second_time(self) -> None:
         self.manager.on_lost()
-        self.manager.on_registered(Session(b"n" * 16, wire.Registered(
-            **{**{f: getattr(registered().registered, f) for f in wire.Registered.__struct_fields__}, "session": None}
-        )), [])
+        self.manager.on_registered(self._of(b"n" * 16, None), [])
         self.store(self.begin(), keys(4))
         self.assertEqual(self.stored, [])
 
@@ -405,7 +413,7 @@ class Resets(Case):
         self.assertEqual(self.verdicts(leased), [MISS] * 4)
         self.settle(output.store_spec)
         self.assertEqual(self.count(wire.Commit), 0)
-        self.assertEqual(len(self.manager._free_slots), 8)
+        self.assertEqual(len(self.manager._stores._free_slots), 8)
 
     def test_grants_of_the_old_epoch_are_given_back(self) -> None:
         self.manager.reset_cache()
