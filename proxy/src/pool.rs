@@ -278,7 +278,9 @@ impl InFlight {
     /// Tokens of the prompt were staged for the endpoint: finding them says nothing about its own cache.
     pub fn staged(&self, tokens: u64) {
         self.endpoint.metrics.staged_tokens.inc_by(tokens);
-        if tokens > 0 && let Some(ticket) = &self.ticket {
+        if tokens > 0
+            && let Some(ticket) = &self.ticket
+        {
             self.pool.fleet.lock().staged(ticket);
         }
     }

@@ -79,6 +79,7 @@ async fn an_engine_that_cannot_be_reached_is_replaced_by_another() {
     let proxy = Proxy::start(&[&engines[0], &engines[1]], &blind("")).await;
     // Twenty seconds of refusal, longer than this test.
     engines[0].fault(json!({"kind": "refuse", "delay_s": 20.0})).await;
+    engines[0].refuses().await;
     for (n, framing) in Framing::ALL.iter().enumerate() {
         let body = chat(&prose(150_000, n as u64), 3, false);
         for _ in 0..2 {
@@ -99,7 +100,9 @@ async fn with_all_engines_gone_the_client_is_told_what_to_do() {
     let proxy =
         Proxy::start(&[&engines[0], &engines[1]], "[health]\ninterval = \"100ms\"\nunhealthy_after = 3")
             .await;
-    engines.iter().for_each(|engine| engine.program.signal("KILL"));
+    for engine in &engines {
+        engine.kill().await;
+    }
     // Noticed only by the request, or by the checks already.
     let answer = client::chat(proxy.address, &chat("hello", 3, false)).await;
     assert!(matches!(answer.status.as_u16(), 502 | 503), "{}", answer.text());
@@ -120,7 +123,7 @@ async fn attempts_are_limited() {
     let engines: Vec<Engine> = (0..3).map(|_| Engine::start(&[])).collect();
     let proxy = Proxy::start(&engines.iter().collect::<Vec<_>>(), &blind("max_attempts = 2")).await;
     for engine in &engines[..2] {
-        engine.program.signal("KILL");
+        engine.kill().await;
     }
     let answer = client::chat(proxy.address, &chat("hello", 3, false)).await;
     assert_refusal(&answer, 503, "no_endpoint");

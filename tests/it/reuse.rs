@@ -1,5 +1,7 @@
 //! Are connections to engines reused, replaced when they went stale, and is nothing sent twice?
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Request;
 use larder_tests::client::{self, Framing};
@@ -51,6 +53,20 @@ async fn connections_that_went_stale_are_replaced_and_nothing_is_sent_twice() {
     }));
     assert_eq!(proxy.metric("larder_upstream_errors_total", &[]).await, 0.0);
     proxy.becomes_idle().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_keeps_connections_for_a_moment_only_is_no_trouble() {
+    let engine = Engine::start(&["--time-scale=1000", "--keep-alive-s=0.05"]);
+    let proxy = Proxy::start(&[&engine], "").await;
+    for n in 0..4 {
+        let body = chat(&format!("number {n}"), 2, n % 2 == 0);
+        assert_eq!(client::chat(proxy.address, &body).await.status, 200);
+        // Long enough for the engine to close; where it takes longer, the connection is simply used again.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(engine.requests().await.len(), 4);
+    assert_eq!(proxy.metric("larder_upstream_errors_total", &[]).await, 0.0);
 }
 
 #[tokio::test]

@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 /// Longest a program may take to say where it listens: generous, since the machine may be busy building.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// The programs that tests start, as packages of this workspace.
-const PACKAGES: [&str; 2] = ["larder-proxy", "larder-mock-engine"];
-
 /// Bytes of a program's log that are kept for a test to read.
 const LOG_MAX_BYTES: usize = 4 << 20;
 
@@ -35,10 +32,9 @@ fn bin_dir() -> &'static PathBuf {
     DIR.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.current_dir(workspace()).args(["build", "--quiet", "--bins"]);
-        for package in PACKAGES {
-            build.args(["-p", package]);
-        }
+        // The whole workspace, as `tests/run` does: a choice of packages would get other features of what they share,
+        // and compile pingora once more.
+        build.current_dir(workspace()).args(["build", "--quiet", "--workspace", "--bins"]);
         let exe = std::env::current_exe().expect("a test knows its own program");
         // TARGET/PROFILE/deps/it-HASH
         let dir =

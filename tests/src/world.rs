@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::client;
 use crate::program::Program;
@@ -97,6 +98,26 @@ impl Engine {
     /// If there is none.
     pub async fn last(&self) -> Value {
         self.requests().await.pop().expect("a request has come")
+    }
+
+    /// Waits until it takes no connections any more.
+    ///
+    /// # Panics
+    /// If it goes on taking them.
+    pub async fn refuses(&self) {
+        for _ in 0..LOOKS_MAX {
+            if TcpStream::connect(self.address).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        panic!("the engine at {} still takes connections", self.address);
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub async fn kill(&self) {
+        self.program.signal("KILL");
+        self.refuses().await;
     }
 
     /// Sets a fault.

@@ -52,7 +52,8 @@ fn an_absolute_target_becomes_a_path_and_a_host() {
 
 #[test]
 fn a_target_that_says_where_is_believed_before_host() {
-    let mut request = Request::get("http://user:secret@a:81/x").header("host", "b").header("host", "c").body(()).unwrap();
+    let mut request =
+        Request::get("http://user:secret@a:81/x").header("host", "b").header("host", "c").body(()).unwrap();
     to_engine(&mut request, "e:1");
     let hosts: Vec<_> = request.headers().get_all(header::HOST).iter().collect();
     assert_eq!(hosts, ["a:81"]);
