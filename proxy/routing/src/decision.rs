@@ -52,11 +52,13 @@ pub enum Reason {
     PromptHash,
     /// It was its turn.
     RoundRobin,
+    /// It was held for another endpoint, and this one was idle first.
+    Stolen,
 }
 
 impl Reason {
     /// Every reason, for tables of metrics.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::OnlyCandidate,
         Reason::PrefixHit,
         Reason::Spill,
@@ -65,6 +67,7 @@ impl Reason {
         Reason::Session,
         Reason::PromptHash,
         Reason::RoundRobin,
+        Reason::Stolen,
     ];
 
     /// The label used in metrics and logs.
@@ -78,6 +81,7 @@ impl Reason {
             Reason::Session => "session",
             Reason::PromptHash => "prompt_hash",
             Reason::RoundRobin => "round_robin",
+            Reason::Stolen => "stolen",
         }
     }
 }
@@ -111,6 +115,8 @@ pub struct Decision {
     pub matched_tokens: u64,
     /// Tokens the prompt is expected to have.
     pub prompt_tokens: u64,
+    /// Seconds it was held back before this decision was final.
+    pub held_s: f64,
     /// Seconds until the engine can turn to it.
     pub wait_s: f64,
     /// Seconds of prefill for what is not cached.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::estimate::{TtftLine, TtftModel};
+use crate::foresight::Foresight;
 use crate::index::HolderId;
 use crate::load::Load;
 use crate::price::Crowd;
@@ -68,6 +69,7 @@ pub(crate) struct Endpoint {
     pub(crate) ttft: TtftModel,
     pub(crate) load: Load,
     pub(crate) crowd: Crowd,
+    pub(crate) foresight: Foresight,
     /// Sums over answers that told their cached tokens.
     pub(crate) predicted_cached_tokens: u64,
     pub(crate) actual_cached_tokens: u64,
@@ -87,6 +89,7 @@ impl Endpoint {
             ttft: TtftModel::empty(),
             load: Load::default(),
             crowd: Crowd::default(),
+            foresight: Foresight::default(),
             predicted_cached_tokens: 0,
             actual_cached_tokens: 0,
             trust: 1.0,

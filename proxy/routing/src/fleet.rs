@@ -1,14 +1,17 @@
 //! All mutable state of one pool.
 
 mod finish;
+mod hold;
 mod report;
 mod requests;
 mod route;
 
+pub use hold::{QueueFull, SubmitError, Submitted};
 use requests::Requests;
 
 use crate::endpoint::{Capacity, Endpoint};
 use crate::estimate::{PromptModel, TtftLine, TtftModel};
+use crate::hold::Holds;
 use crate::index::{HolderId, Index};
 use crate::policy::{self, Policy, Terms};
 use crate::price::{Price, Rates};
@@ -36,6 +39,12 @@ pub struct Fleet {
     ghost: HolderId,
     slots: Vec<Slot>,
     requests: Requests,
+    holds: Holds,
+    /// Whether this proxy's view of the load is whole, so that holding is worth something.
+    view_is_whole: bool,
+    held_total: u64,
+    stolen: u64,
+    hold_refused: u64,
     prompt: PromptModel,
     /// The pool's prefill line and how many observations it has had.
     ttft: TtftModel,
@@ -81,6 +90,11 @@ impl Fleet {
             ghost,
             slots: Vec::new(),
             requests: Requests::default(),
+            holds: Holds::default(),
+            view_is_whole: true,
+            held_total: 0,
+            stolen: 0,
+            hold_refused: 0,
             prompt: PromptModel::new(settings.default_bytes_per_token),
             ttft: TtftModel::new(settings.default_prefill_tokens_per_s),
             ttft_count: 0.0,
@@ -122,6 +136,7 @@ impl Fleet {
         if self.endpoint(id).is_none() {
             return;
         }
+        self.holds.evict(id.slot);
         let slot = &mut self.slots[id.slot as usize];
         slot.generation = slot.generation.wrapping_add(1);
         if let Some(endpoint) = slot.endpoint.take() {
@@ -136,6 +151,9 @@ impl Fleet {
     pub fn set_state(&mut self, id: EndpointId, state: EndpointState) {
         if let Some(endpoint) = self.endpoint_mut(id) {
             endpoint.state = state;
+            if endpoint.state != EndpointState::Available {
+                self.holds.evict(id.slot);
+            }
         }
     }
 
@@ -179,6 +197,11 @@ impl Fleet {
     /// What all endpoints of one decision share.
     fn pool(&self, now: Now) -> Pool {
         Pool { now, line: self.pool_line(), rates: self.price.rates(), element_tokens: self.element_tokens() }
+    }
+
+    /// Bytes of the chains that are kept for requests in flight and held.
+    fn chain_bytes(&self) -> usize {
+        self.requests.chain_bytes() + self.holds.chain_bytes()
     }
 
     /// Tokens that one chain element stands for; 0 before any chain was seen.

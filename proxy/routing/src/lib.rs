@@ -15,8 +15,10 @@
 //! lets one and the same code run in the proxy, in the simulator and in seeded tests. Everything it believes is a
 //! hint: a wrong belief costs time, never an answer.
 //!
-//! Not here: holding requests back (a queue that lets hits overtake misses), the warehouse's terms, KV events and
-//! state shared between proxies.
+//! [`Fleet::submit`] does the same but may hold a request back until an engine is about to need it, so that hits
+//! overtake misses; [`Fleet::next_dispatch`] then says who goes where. [`Fleet::route`] never holds.
+//!
+//! Not here: the warehouse's terms, KV events and state shared between proxies.
 //!
 //! ```
 //! use larder_routing::{Fleet, Now, Outcome, RouteRequest, Settings, Usage};
@@ -51,6 +53,8 @@ mod decision;
 mod endpoint;
 mod estimate;
 mod fleet;
+mod foresight;
+mod hold;
 mod index;
 mod load;
 mod policy;
@@ -62,7 +66,8 @@ mod time;
 
 pub use decision::{Decision, NoEndpoint, Outcome, Reason, RouteRequest, Runner, Ticket, Usage};
 pub use endpoint::{EndpointId, EndpointState};
-pub use fleet::{Fleet, MAX_CHAIN};
+pub use fleet::{Fleet, MAX_CHAIN, QueueFull, SubmitError, Submitted};
+pub use hold::HoldId;
 pub use settings::{PolicyKind, Settings, UnknownPolicy};
 pub use stats::{Candidate, EndpointStats, FleetStats, Refused};
 pub use time::Now;

@@ -26,7 +26,7 @@ pub(crate) struct Load {
     owed: VecDeque<Owed>,
     busy_until: Now,
     last_first_token: Now,
-    /// Requests routed here since the endpoint was last idle.
+    /// Requests placed here since the endpoint was last idle.
     busy_period: u32,
 }
 
@@ -59,7 +59,24 @@ impl Load {
         now.since(self.busy_until).min(unseen)
     }
 
-    /// Takes a request in. Returns how many joined this busy period before it.
+    /// Seconds until its prefills are due to be over; 0 when they are, even if first tokens are owed.
+    pub(crate) fn due_s(&self, now: Now) -> f64 {
+        if self.owed.is_empty() { 0.0 } else { self.busy_until.since(now) }
+    }
+
+    /// Counts a request toward the busy period, which is a new one if nobody is here and nobody waits to come.
+    /// Returns how many joined it before.
+    pub(crate) fn join(&mut self, nobody_waits: bool, now: Now) -> u32 {
+        self.settle_unseen(now);
+        if self.owed.is_empty() && nobody_waits {
+            self.busy_period = 0;
+        }
+        let predecessors = self.busy_period;
+        self.busy_period = self.busy_period.saturating_add(1);
+        predecessors
+    }
+
+    /// Takes a request in.
     pub(crate) fn begin(
         &mut self,
         request: u32,
@@ -67,19 +84,15 @@ impl Load {
         seconds: f64,
         streamed: bool,
         now: Now,
-    ) -> u32 {
+    ) {
         self.settle_unseen(now);
         if self.owed.is_empty() {
-            self.busy_period = 0;
             self.busy_until = now;
         }
-        let predecessors = self.busy_period;
-        self.busy_period = self.busy_period.saturating_add(1);
         self.in_flight += 1;
         let from = if self.busy_until > now { self.busy_until } else { now };
         self.busy_until = from.plus(seconds);
         self.owed.push_back(Owed { request, uncached_tokens, seconds, streamed });
-        predecessors
     }
 
     /// A first token was seen. Returns the seconds that the prefill took by itself, where that is known: not when

@@ -20,6 +20,7 @@ pub(crate) struct Terms {
     pub(crate) matched: u32,
     pub(crate) matched_tokens: f64,
     pub(crate) uncached_tokens: f64,
+    /// Seconds until it can turn to the request, those held for it included.
     pub(crate) wait_s: f64,
     pub(crate) base_s: f64,
     pub(crate) miss_s: f64,

@@ -97,15 +97,19 @@ impl Price {
         (-(self.count.saturating_sub(counted_at) as f64) / horizon).exp()
     }
 
-    /// Counts a routed request: how many shared its busy period before it, the seconds of prefill it needs, and
-    /// those it would need had the pool forgotten nothing.
-    pub(crate) fn observe(&mut self, predecessors: u32, work_s: f64, compulsory_s: f64, endpoints: usize) {
+    /// Counts a placed request and how many shared its busy period before it.
+    pub(crate) fn joined(&mut self, predecessors: u32, endpoints: usize) {
         self.endpoints = endpoints;
         self.count += 1;
         let mut crowd = self.crowd;
         crowd.observe(predecessors, self);
         self.crowd = crowd;
-        let keep = self.keep(self.count - 1);
+    }
+
+    /// Counts a request that starts: the seconds of prefill it needs, and those it would need had the pool
+    /// forgotten nothing.
+    pub(crate) fn worked(&mut self, work_s: f64, compulsory_s: f64) {
+        let keep = self.keep(self.count.saturating_sub(1));
         self.work_s = self.work_s * keep + work_s;
         self.compulsory_s = self.compulsory_s * keep + compulsory_s.min(work_s);
     }
@@ -114,6 +118,14 @@ impl Price {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Price {
+        /// A request that starts as it is placed.
+        fn observe(&mut self, predecessors: u32, work_s: f64, compulsory_s: f64, endpoints: usize) {
+            self.joined(predecessors, endpoints);
+            self.worked(work_s, compulsory_s);
+        }
+    }
 
     #[test]
     fn an_idle_pool_has_a_price_of_one() {

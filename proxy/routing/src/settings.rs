@@ -70,6 +70,13 @@ pub struct Settings {
     pub default_prefill_tokens_per_s: f64,
     /// Prompt bytes per token before any was observed.
     pub default_bytes_per_token: f64,
+    /// Longest time by which later arrivals may overtake a request that is held back, in seconds; 0 holds nobody
+    /// back. Only `larder` holds.
+    pub hold_limit_s: f64,
+    /// Most requests held back together; one more is refused.
+    pub max_held: usize,
+    /// Most prompt bytes of requests held back together.
+    pub max_held_bytes: u64,
     /// Seed of random ties.
     pub seed: u64,
 }
@@ -86,6 +93,12 @@ impl Default for Settings {
             default_prefill_tokens_per_s: 8_000.0,
             // English text under the common byte-pair vocabularies.
             default_bytes_per_token: 4.0,
+            // Load balancers in front cut idle connections after 60 to 100 s.
+            hold_limit_s: 30.0,
+            // Far beyond what anyone would wait for: 2,000 endpoints with two each.
+            max_held: 4_096,
+            // 5,000 prompts of 100,000 tokens (400 KB each): their bodies wait in the proxy's memory.
+            max_held_bytes: 2 << 30,
             seed: 0,
         }
     }

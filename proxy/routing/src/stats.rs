@@ -47,6 +47,16 @@ pub struct FleetStats {
     pub endpoints: Vec<EndpointStats>,
     /// Requests in flight, those at removed endpoints included.
     pub in_flight: usize,
+    /// Requests held back.
+    pub held: usize,
+    /// Prompt bytes of requests held back.
+    pub held_bytes: u64,
+    /// Requests held back so far.
+    pub holds: u64,
+    /// Of these, those that went to an idle endpoint instead of the one they were held for.
+    pub stolen: u64,
+    /// Requests refused since too many were held back.
+    pub hold_refused: u64,
     /// Bytes allocated by the index and the chains of requests in flight.
     pub index_bytes: usize,
     /// Their budget.
@@ -74,6 +84,12 @@ pub struct EndpointStats {
     pub state: EndpointState,
     /// Requests in flight.
     pub in_flight: u32,
+    /// Requests held back for it.
+    pub held: usize,
+    /// Moving relative error of the foreseen time to first token, 0 to 1.
+    pub wait_error: f64,
+    /// Whether requests may be held back for it: not while more than half of its waits were misjudged.
+    pub holding: bool,
     /// Uncached tokens of requests whose first token is owed.
     pub uncached_tokens: u64,
     /// Seconds until it can turn to one more prompt.

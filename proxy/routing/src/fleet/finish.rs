@@ -27,6 +27,7 @@ impl Fleet {
         let slot = self.slots.get_mut(request.endpoint.slot as usize);
         let Some(slot) = slot.filter(|slot| slot.generation == request.endpoint.generation) else { return };
         let Some(endpoint) = slot.endpoint.as_mut() else { return };
+        endpoint.foresight.observe(request.foreseen_s, now.since(request.routed_at));
         request.prefill_s = endpoint.load.first_token(ticket.slot, request.routed_at, now);
         if request.epoch == endpoint.epoch {
             self.index.confirm(endpoint.holder, &request.chain);
@@ -63,7 +64,7 @@ impl Fleet {
             self.time(&request, usage);
         }
         self.requests.recycle(request.chain);
-        self.index.reserve(self.requests.chain_bytes());
+        self.index.reserve(self.chain_bytes());
     }
 
     /// Releases what the request pinned. Only an answer, or its first token, proves that the prompt was computed.

@@ -27,6 +27,8 @@ pub(super) struct InFlight {
     pub(super) first_token_seen: bool,
     /// KV for it was put at the endpoint's hand: what it finds says nothing about what it keeps.
     pub(super) staged: bool,
+    /// Seconds from its dispatch to its first token, as foreseen then.
+    pub(super) foreseen_s: f64,
     /// Seconds of its prefill alone, once known.
     pub(super) prefill_s: Option<f64>,
 }

@@ -3,7 +3,7 @@
 use super::requests::InFlight;
 use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN, Pool};
 use crate::endpoint::Endpoint;
-use crate::policy::{Terms, View};
+use crate::policy::{Pick, Terms, View};
 use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, RouteRequest, Runner};
 
 /// A request measured in tokens.
@@ -13,6 +13,22 @@ pub(super) struct Prompt<'a> {
     pub(super) bytes: u64,
     pub(super) tokens: f64,
     pub(super) element_tokens: f64,
+}
+
+/// What was weighed, and what was picked.
+pub(super) struct Choice<'a> {
+    pub(super) prompt: Prompt<'a>,
+    pub(super) terms: &'a [Terms],
+    pub(super) pick: Pick,
+    /// Leading elements that the pool had ever seen.
+    pub(super) seen: u32,
+    pub(super) pool: Pool,
+}
+
+impl Choice<'_> {
+    pub(super) fn chosen(&self) -> Terms {
+        self.terms[self.pick.index]
+    }
 }
 
 impl Prompt<'_> {
@@ -27,6 +43,16 @@ impl Fleet {
     /// # Errors
     /// [`NoEndpoint`] when every endpoint is unavailable, draining or excluded; nothing has changed then.
     pub fn route(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Decision, NoEndpoint> {
+        self.decide(request, now, |fleet, choice| fleet.go(request, choice))
+    }
+
+    /// Weighs all candidates, picks one, and hands the choice to `then`.
+    pub(super) fn decide<T>(
+        &mut self,
+        request: &RouteRequest<'_>,
+        now: Now,
+        then: impl FnOnce(&mut Fleet, Choice<'_>) -> T,
+    ) -> Result<T, NoEndpoint> {
         let prompt = self.measure(request);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.index.matches(prompt.chain, &mut scratch.matched);
@@ -42,10 +68,26 @@ impl Fleet {
             let view = View { candidates: &scratch.terms, session: request.session, chain: prompt.chain };
             let pick = self.policy.pick(&view, &mut self.random);
             let seen = scratch.matched[self.ghost as usize];
-            Ok(self.commit(request, &prompt, &scratch.terms, pick, seen, &pool))
+            Ok(then(self, Choice { prompt, terms: &scratch.terms, pick, seen, pool }))
         };
         self.scratch = scratch;
         decided
+    }
+
+    /// Counts the request toward its endpoint's busy period and sends it there.
+    pub(super) fn go(&mut self, request: &RouteRequest<'_>, choice: Choice<'_>) -> Decision {
+        self.join(choice.chosen().slot, choice.pool.now);
+        self.commit(request, choice)
+    }
+
+    /// Counts a request that was placed at `slot` toward its busy period and the price.
+    pub(super) fn join(&mut self, slot: u32, now: Now) {
+        let nobody_waits = self.holds.is_empty_at(slot);
+        let endpoints = self.slots.len();
+        let Some(endpoint) = self.slots[slot as usize].endpoint.as_mut() else { return };
+        let predecessors = endpoint.load.join(nobody_waits, now);
+        self.price.joined(predecessors, endpoints);
+        endpoint.crowd.observe(predecessors, &self.price);
     }
 
     /// Cleans a request and estimates its tokens.
@@ -75,15 +117,17 @@ impl Fleet {
         let line = endpoint.line(pool.line, self.ttft_count, self.slots.len());
         let matched_tokens = prompt.matched_tokens(matched);
         let uncached_tokens = (prompt.tokens - matched_tokens).max(0.0);
+        let miss_s = uncached_tokens * line.slope_s;
         let mut terms = Terms {
             slot: id.slot,
             digest: endpoint.digest,
             matched,
             matched_tokens,
             uncached_tokens,
-            wait_s: endpoint.load.wait_s(pool.now),
+            wait_s: endpoint.load.wait_s(pool.now)
+                + self.holds.ahead_s(id.slot, pool.now.plus(self.overtaken_s(pool, miss_s))),
             base_s: line.base_s,
-            miss_s: uncached_tokens * line.slope_s,
+            miss_s,
             full: self.is_full(endpoint, pool.element_tokens),
             in_flight: endpoint.load.in_flight(),
             decoding: endpoint.load.decoding(),
@@ -102,31 +146,23 @@ impl Fleet {
     }
 
     /// Records a choice everywhere it counts.
-    fn commit(
-        &mut self,
-        request: &RouteRequest<'_>,
-        prompt: &Prompt<'_>,
-        terms: &[Terms],
-        pick: crate::policy::Pick,
-        seen: u32,
-        pool: &Pool,
-    ) -> Decision {
+    pub(super) fn commit(&mut self, request: &RouteRequest<'_>, choice: Choice<'_>) -> Decision {
+        let Choice { prompt, terms, pick, seen, pool } = choice;
         let (now, rates) = (pool.now, pool.rates);
         let chosen = terms[pick.index];
         let id = EndpointId { slot: chosen.slot, generation: self.slots[chosen.slot as usize].generation };
         let slot = self.requests.next_slot();
-        let endpoints = self.slots.len();
         let endpoint = self.slots[chosen.slot as usize].endpoint.as_mut();
         let endpoint = endpoint.expect("a candidate is a live endpoint");
         let uncached = chosen.uncached_tokens.round() as u64;
-        let predecessors = endpoint.load.begin(slot, uncached, chosen.miss_s, request.streamed, now);
+        let foreseen_s = endpoint.load.wait_s(now) + chosen.base_s + chosen.miss_s;
+        endpoint.load.begin(slot, uncached, chosen.miss_s, request.streamed, now);
         let (epoch, name) = (endpoint.epoch, endpoint.name.clone());
         let unseen = (prompt.tokens - prompt.matched_tokens(seen)).max(0.0);
         let per_token =
             if chosen.uncached_tokens > 0.0 { chosen.miss_s / chosen.uncached_tokens } else { 0.0 };
         let price = self.price.rates_at(&endpoint.crowd, rates).price();
-        self.price.observe(predecessors, chosen.miss_s, unseen * per_token, endpoints);
-        endpoint.crowd.observe(predecessors, &self.price);
+        self.price.worked(chosen.miss_s, unseen * per_token);
 
         let chain = self.remember(id, prompt.chain, request.run_bytes);
         let ticket = self.requests.insert(InFlight {
@@ -144,6 +180,7 @@ impl Fleet {
             routed_at: now,
             first_token_seen: false,
             staged: false,
+            foreseen_s,
             prefill_s: None,
         });
         Decision {
@@ -153,6 +190,7 @@ impl Fleet {
             reason: pick.reason,
             matched_tokens: chosen.matched_tokens.round() as u64,
             prompt_tokens: prompt.tokens.round() as u64,
+            held_s: 0.0,
             wait_s: chosen.wait_s,
             miss_s: chosen.miss_s,
             cost_s: chosen.cost_s,
@@ -186,12 +224,12 @@ impl Fleet {
         self.index.enter(self.ghost, chain, false);
         self.index.evict_beyond(self.ghost, pool.saturating_mul(GHOST_CAPACITIES));
         let kept = self.requests.keep_chain(chain);
-        self.index.reserve(self.requests.chain_bytes());
+        self.index.reserve(self.chain_bytes());
         self.index.keep_budget();
         kept
     }
 
-    fn runner_up(&self, terms: &[Terms], chosen: usize) -> Option<Runner> {
+    pub(super) fn runner_up(&self, terms: &[Terms], chosen: usize) -> Option<Runner> {
         let others = terms.iter().enumerate().filter(|(index, _)| *index != chosen).map(|(_, terms)| terms);
         let best = others.min_by(|a, b| a.cost_s.total_cmp(&b.cost_s))?;
         let slot = &self.slots[best.slot as usize];

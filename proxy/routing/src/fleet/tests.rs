@@ -6,16 +6,16 @@ const RUN_BYTES: u32 = 512;
 /// Tokens an element stands for at 4 bytes a token.
 const ELEMENT: u64 = 128;
 
-fn at(seconds: f64) -> Now {
+pub(super) fn at(seconds: f64) -> Now {
     Now::from_secs_f64(seconds)
 }
 
 /// `length` elements, the first `shared` of which are the same for all sessions.
-fn chain(session: u64, shared: u64, length: u64) -> Vec<u64> {
+pub(super) fn chain(session: u64, shared: u64, length: u64) -> Vec<u64> {
     (0..length).map(|i| finish(if i < shared { i } else { (session + 1) << 32 | i })).collect()
 }
 
-fn request(chain: &[u64]) -> RouteRequest<'_> {
+pub(super) fn request(chain: &[u64]) -> RouteRequest<'_> {
     RouteRequest {
         chain,
         run_bytes: RUN_BYTES,
@@ -27,13 +27,13 @@ fn request(chain: &[u64]) -> RouteRequest<'_> {
     }
 }
 
-fn fleet_of(count: usize, settings: Settings) -> (Fleet, Vec<EndpointId>) {
+pub(super) fn fleet_of(count: usize, settings: Settings) -> (Fleet, Vec<EndpointId>) {
     let mut fleet = Fleet::new(settings);
     let ids = (0..count).map(|i| fleet.add_endpoint(&format!("endpoint {i}"), Now::ZERO)).collect();
     (fleet, ids)
 }
 
-fn answered(prompt_tokens: u64, cached_tokens: u64) -> Outcome {
+pub(super) fn answered(prompt_tokens: u64, cached_tokens: u64) -> Outcome {
     Outcome::Completed { usage: Some(Usage { prompt_tokens, cached_tokens: Some(cached_tokens) }) }
 }
 

@@ -7,8 +7,10 @@ fn at(seconds: f64) -> Now {
 #[test]
 fn prefills_queue_up_and_pass_with_time() {
     let mut load = Load::default();
-    assert_eq!(load.begin(0, 1_000, 2.0, true, at(10.0)), 0);
-    assert_eq!(load.begin(1, 500, 1.0, true, at(10.0)), 1);
+    assert_eq!(load.join(true, at(10.0)), 0);
+    load.begin(0, 1_000, 2.0, true, at(10.0));
+    assert_eq!(load.join(true, at(10.0)), 1);
+    load.begin(1, 500, 1.0, true, at(10.0));
     assert_eq!(load.wait_s(at(10.0)), 3.0);
     assert_eq!(load.wait_s(at(12.5)), 0.5);
     assert_eq!((load.uncached_tokens(), load.in_flight(), load.decoding()), (1_500, 2, 0));
@@ -45,8 +47,13 @@ fn unstreamed_answers_count_as_prefilled_when_they_should_be() {
     load.begin(0, 1_000, 2.0, false, at(0.0));
     assert_eq!(load.wait_s(at(1.0)), 1.0);
     assert_eq!(load.wait_s(at(50.0)), 0.0, "nothing to be late with: its first token is never seen");
-    assert_eq!(load.begin(1, 100, 0.5, true, at(50.0)), 0, "and it holds no busy period open");
+    assert_eq!(load.join(true, at(50.0)), 0, "and it holds no busy period open");
+    load.begin(1, 100, 0.5, true, at(50.0));
     assert_eq!(load.uncached_tokens(), 100);
+    assert_eq!(load.join(false, at(50.0)), 1);
+    load.end(0, at(60.0));
+    load.end(1, at(60.0));
+    assert_eq!(load.join(false, at(60.0)), 2, "those who wait for it keep it open");
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! The hit-first queue: requests are held back until an engine is about to need them.
+//!
+//! A request that its endpoint cannot turn to yet waits here, ordered by `arrival + min(X * miss, hold_limit)`: hits
+//! overtake misses, and nobody is overtaken by those who come more than `hold_limit` after it. Under pressure that
+//! keeps hot sessions hot, since their reuse interval is their think time and not think time plus queue. It binds
+//! late: who is first is asked when the engine is about to be free, and an idle engine steals what it serves
+//! cheaper than those who have it would, waiting included. A free engine never waits for anyone.
+
+use super::route::Choice;
+use super::{Fleet, Pool};
+use crate::endpoint::Endpoint;
+use crate::hold::{Held, HoldId, Key};
+use crate::policy::{Pick, Terms};
+use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, PolicyKind, Reason, RouteRequest};
+
+/// How long before an engine is due to be free the next request is sent, in seconds: covers the way from proxy to
+/// engine and the error of the estimate. Between 0 and 1 s the mean time to first token moves by 3 %.
+const LOOK_AHEAD_S: f64 = 0.25;
+/// A place later than before by less than this, in seconds, is the same place.
+const SAME_PLACE_S: f64 = 1e-3;
+/// How often the first in a queue may turn out to need more than it did, and go back, before one is sent anyway.
+const RECHECKS: usize = 3;
+/// Held requests that one search for something to steal looks up in the index. They are taken by what stealing
+/// them could gain at most, so those left out hardly matter, and the search stays a matter of microseconds.
+const STEAL_LOOKS: usize = 32;
+/// The least gain, in seconds, worth moving a request for.
+const STEAL_GAIN_S: f64 = 1e-3;
+
+/// What became of a request that was submitted.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It goes now.
+    Go(Decision),
+    /// It waits; [`Fleet::next_dispatch`] will name it, unless [`Fleet::cancel`] comes first.
+    Held(HoldId),
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SubmitError {
+    /// Nobody can take it.
+    #[error(transparent)]
+    NoEndpoint(#[from] NoEndpoint),
+    /// Too many are held back already.
+    #[error(transparent)]
+    Full(#[from] QueueFull),
+}
+
+/// The bound that a held request would have exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error(
+    "every endpoint is busy and {held} requests with {bytes} prompt bytes wait already (at most {max_held} and \
+     {max_bytes}); retry in about {retry_after_s:.0} s"
+)]
+pub struct QueueFull {
+    /// Requests held.
+    pub held: usize,
+    /// Their prompt bytes.
+    pub bytes: u64,
+    /// [`Settings::max_held`](crate::Settings::max_held).
+    pub max_held: usize,
+    /// [`Settings::max_held_bytes`](crate::Settings::max_held_bytes).
+    pub max_bytes: u64,
+    /// Seconds until the endpoint that would have been chosen can turn to one more, 1 or more.
+    pub retry_after_s: f64,
+}
+
+/// A chance to steal: at most how good it is, and whom it concerns.
+struct Chance {
+    bound_s: f64,
+    id: HoldId,
+    endpoint: u32,
+    /// Seconds until the endpoint that has it would turn to it.
+    wait_s: f64,
+}
+
+impl Fleet {
+    /// Chooses an endpoint as [`Fleet::route`] does, and sends the request there now or holds it back.
+    ///
+    /// Call [`Fleet::next_dispatch`] after this, after every first token, end, cancellation and change of state, and
+    /// at [`Fleet::next_wake`], each time until it gives nothing.
+    ///
+    /// # Errors
+    /// [`SubmitError::NoEndpoint`] as for [`Fleet::route`]; [`SubmitError::Full`] when it would be held and the
+    /// bounds of the queue are reached. Nothing has changed then.
+    pub fn submit(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Submitted, SubmitError> {
+        self.decide(request, now, |fleet, choice| {
+            let chosen = choice.chosen();
+            if fleet.is_free(chosen.slot, now) {
+                return Ok(Submitted::Go(fleet.go(request, choice)));
+            }
+            let (held, bytes) = (fleet.holds.len(), fleet.holds.prompt_bytes());
+            let (max_held, max_bytes) = (fleet.settings.max_held, fleet.settings.max_held_bytes);
+            if held >= max_held || bytes.saturating_add(choice.prompt.bytes) > max_bytes {
+                fleet.hold_refused += 1;
+                let retry_after_s = chosen.wait_s.clamp(1.0, 600.0);
+                return Err(QueueFull { held, bytes, max_held, max_bytes, retry_after_s }.into());
+            }
+            Ok(Submitted::Held(fleet.hold(request, &choice)))
+        })?
+    }
+
+    /// The next held request whose time has come, and where it goes; `NoEndpoint` if its endpoint went and no other
+    /// can take it. `None`: nobody's time has come.
+    pub fn next_dispatch(&mut self, now: Now) -> Option<(HoldId, Result<Decision, NoEndpoint>)> {
+        if self.holds.len() == 0 {
+            return None;
+        }
+        while let Some(id) = self.holds.homeless() {
+            if let Some(result) = self.rehome(id, now) {
+                return Some((id, result));
+            }
+        }
+        let ready = self.holds.waited_for().find(|slot| self.can_start(*slot, now));
+        if let Some(slot) = ready {
+            let key = self.first_of(slot, now)?;
+            return self.start(key.id, slot, None, now).map(|decision| (key.id, Ok(decision)));
+        }
+        let (id, slot) = self.best_steal(now)?;
+        self.stolen += 1;
+        self.start(id, slot, Some(Reason::Stolen), now).map(|decision| (id, Ok(decision)))
+    }
+
+    /// When [`Fleet::next_dispatch`] may have something without any other call before. `None`: not by time alone.
+    pub fn next_wake(&self, now: Now) -> Option<Now> {
+        let waits = self.holds.waited_for().filter_map(|slot| {
+            let endpoint = self.slots.get(slot as usize)?.endpoint.as_ref()?;
+            Some((endpoint.load.due_s(now) - LOOK_AHEAD_S).max(0.0))
+        });
+        // Once an engine is due, only its first token says more: to look again is worth a quarter of a second.
+        let least = waits.map(|wait| if wait > 0.0 { wait } else { LOOK_AHEAD_S }).reduce(f64::min)?;
+        Some(now.plus(least))
+    }
+
+    /// Takes a held request out: its client left. Does nothing for one that was dispatched already.
+    pub fn cancel(&mut self, id: HoldId) {
+        if self.holds.remove(id).is_some() {
+            self.index.reserve(self.chain_bytes());
+        }
+    }
+
+    /// Whether this proxy sees the whole load, so that holding requests back is worth something. Off, for instance,
+    /// while other proxies serve the same endpoints and have not told their load for a while: nobody is held then.
+    pub fn set_view_is_whole(&mut self, whole: bool) {
+        self.view_is_whole = whole;
+    }
+
+    pub(super) fn may_hold(&self) -> bool {
+        self.settings.policy == PolicyKind::Larder && self.settings.hold_limit_s > 0.0 && self.view_is_whole
+    }
+
+    /// How much later arrivals may overtake a request with such a miss, in seconds.
+    pub(super) fn overtaken_s(&self, pool: &Pool, miss_s: f64) -> f64 {
+        (pool.rates.price() * miss_s).min(self.settings.hold_limit_s.max(0.0))
+    }
+
+    /// Whether a request that comes now goes to the endpoint at once.
+    fn is_free(&self, slot: u32, now: Now) -> bool {
+        self.holds.is_empty_at(slot) && self.can_start(slot, now)
+    }
+
+    /// Whether an endpoint is about to need its next request, or is not one to hold requests back for.
+    fn can_start(&self, slot: u32, now: Now) -> bool {
+        let endpoint = self.slots.get(slot as usize).and_then(|slot| slot.endpoint.as_ref());
+        endpoint.is_none_or(|endpoint| {
+            !self.may_hold() || !endpoint.foresight.holds() || endpoint.load.wait_s(now) <= LOOK_AHEAD_S
+        })
+    }
+
+    fn hold(&mut self, request: &RouteRequest<'_>, choice: &Choice<'_>) -> HoldId {
+        let (chosen, now) = (choice.chosen(), choice.pool.now);
+        self.join(chosen.slot, now);
+        self.held_total += 1;
+        let held = Held {
+            chain: choice.prompt.chain.to_vec(),
+            run_bytes: request.run_bytes,
+            prompt_bytes: choice.prompt.bytes,
+            media: request.media,
+            session: request.session,
+            streamed: request.streamed,
+            exclude: request.exclude.to_vec(),
+            arrived: now,
+            service_s: chosen.miss_s,
+            runner_up: self.runner_up(choice.terms, choice.pick.index),
+            candidates: choice.terms.len(),
+        };
+        let due = now.plus(self.overtaken_s(&choice.pool, chosen.miss_s));
+        let id = self.holds.insert(held, chosen.slot, due);
+        self.index.reserve(self.chain_bytes());
+        self.index.keep_budget();
+        id
+    }
+
+    /// Places a request anew whose endpoint went. `None`: it waits for another one now.
+    fn rehome(&mut self, id: HoldId, now: Now) -> Option<Result<Decision, NoEndpoint>> {
+        let held = self.holds.get(id)?.clone();
+        let decided = self.decide(&held.request(), now, |fleet, choice| {
+            let chosen = choice.chosen();
+            if fleet.is_free(chosen.slot, now) {
+                fleet.holds.remove(id);
+                return Some(held_since(held.arrived, fleet.go(&held.request(), choice), now));
+            }
+            fleet.join(chosen.slot, now);
+            let due = held.arrived.plus(fleet.overtaken_s(&choice.pool, chosen.miss_s));
+            fleet.holds.put(id, chosen.slot, due, chosen.miss_s);
+            None
+        });
+        match decided {
+            Ok(went) => went.map(Ok),
+            Err(nobody) => {
+                self.cancel(id);
+                Some(Err(nobody))
+            }
+        }
+    }
+
+    /// The first in a queue, by what each needs now: a prefix that was evicted meanwhile makes a hit a miss, and it
+    /// goes back to where a miss stands.
+    fn first_of(&mut self, slot: u32, now: Now) -> Option<Key> {
+        for _ in 0..RECHECKS {
+            let key = self.holds.first_at(slot)?;
+            let held = self.holds.get(key.id)?;
+            let (arrived, miss_s) = (held.arrived, self.miss_at(held, slot, now)?);
+            let due = arrived.plus(self.overtaken_s(&self.pool(now), miss_s));
+            if due.since(key.due) <= SAME_PLACE_S {
+                return Some(key);
+            }
+            self.holds.put(key.id, slot, due, miss_s);
+        }
+        self.holds.first_at(slot)
+    }
+
+    /// Seconds of prefill that a held request needs at an endpoint, as things are.
+    fn miss_at(&self, held: &Held, slot: u32, now: Now) -> Option<f64> {
+        let mut matched = Vec::new();
+        self.index.matches(&held.chain, &mut matched);
+        Some(self.terms_at(held, slot, &matched, now)?.miss_s)
+    }
+
+    fn terms_at(&self, held: &Held, slot: u32, matched: &[u32], now: Now) -> Option<Terms> {
+        let (id, endpoint) = self.endpoint_at(slot)?;
+        let prompt = self.measure(&held.request());
+        Some(self.terms_of(id, endpoint, &self.pool(now), &prompt, matched))
+    }
+
+    fn endpoint_at(&self, slot: u32) -> Option<(EndpointId, &Endpoint)> {
+        let place = self.slots.get(slot as usize)?;
+        Some((EndpointId { slot, generation: place.generation }, place.endpoint.as_ref()?))
+    }
+
+    /// Sends a held request to an endpoint.
+    fn start(&mut self, id: HoldId, slot: u32, reason: Option<Reason>, now: Now) -> Option<Decision> {
+        let held = self.holds.remove(id)?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.index.matches(&held.chain, &mut scratch.matched);
+        let seen = scratch.matched.get(self.ghost as usize).copied().unwrap_or(0);
+        let terms = self.terms_at(&held, slot, &scratch.matched, now);
+        self.scratch = scratch;
+        let terms = [terms?];
+        let reason = reason.unwrap_or(match (terms[0].matched, held.candidates) {
+            (_, 1) => Reason::OnlyCandidate,
+            _ if held.chain.is_empty() => Reason::NoAffinity,
+            (0, _) => Reason::Cold,
+            _ => Reason::PrefixHit,
+        });
+        let choice = Choice {
+            prompt: self.measure(&held.request()),
+            terms: &terms,
+            pick: Pick { index: 0, reason },
+            seen,
+            pool: self.pool(now),
+        };
+        let decision = self.commit(&held.request(), choice);
+        let decision = Decision { runner_up: held.runner_up, candidates: held.candidates, ..decision };
+        Some(held_since(held.arrived, decision, now))
+    }
+
+    /// The held request that gains most from going to an idle endpoint, and which.
+    fn best_steal(&self, now: Now) -> Option<(HoldId, u32)> {
+        let idle: Vec<(u32, f64)> = self
+            .endpoints()
+            .filter(|(id, endpoint)| endpoint.state == EndpointState::Available && self.is_free(id.slot, now))
+            .map(|(id, endpoint)| (id.slot, endpoint.load.wait_s(now)))
+            .collect();
+        if idle.is_empty() {
+            return None;
+        }
+        let price = self.pool(now).rates.price();
+        let mut best: Option<(f64, HoldId, u32)> = None;
+        let mut matched = Vec::new();
+        for chance in self.chances(price, now).into_iter().take(STEAL_LOOKS) {
+            if chance.bound_s <= best.map_or(STEAL_GAIN_S, |(gain, ..)| gain) {
+                break;
+            }
+            let Some(held) = self.holds.get(chance.id) else { continue };
+            self.index.matches(&held.chain, &mut matched);
+            let Some(there) = self.terms_at(held, chance.endpoint, &matched, now) else { continue };
+            for (slot, wait_s) in &idle {
+                let Some(here) = self.terms_at(held, *slot, &matched, now) else { continue };
+                let excluded = held.exclude.iter().any(|id| id.slot == *slot);
+                let gain = chance.wait_s - wait_s + price * (there.miss_s - here.miss_s);
+                if !excluded && gain > best.map_or(STEAL_GAIN_S, |(gain, ..)| gain) {
+                    best = Some((gain, chance.id, *slot));
+                }
+            }
+        }
+        best.map(|(_, id, slot)| (id, slot))
+    }
+
+    /// Everyone who waits, by the most that stealing could gain for him.
+    fn chances(&self, price: f64, now: Now) -> Vec<Chance> {
+        let mut chances = Vec::with_capacity(self.holds.len());
+        for endpoint in self.holds.waited_for() {
+            let Some((_, owner)) = self.endpoint_at(endpoint) else { continue };
+            let mut wait_s = owner.load.wait_s(now);
+            for (key, held) in self.holds.at(endpoint) {
+                let bound_s = wait_s + price * held.service_s;
+                chances.push(Chance { bound_s, id: key.id, endpoint, wait_s });
+                wait_s += held.service_s;
+            }
+        }
+        chances.sort_by(|a, b| b.bound_s.total_cmp(&a.bound_s).then(a.id.cmp(&b.id)));
+        chances
+    }
+}
+
+fn held_since(arrived: Now, decision: Decision, now: Now) -> Decision {
+    Decision { held_s: now.since(arrived), ..decision }
+}
+
+#[cfg(test)]
+mod tests;
