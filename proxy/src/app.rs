@@ -137,6 +137,9 @@ fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, Star
             default_kv_tokens: config.routing.default_kv_tokens,
             default_prefill_tokens_per_s: config.routing.default_prefill_tokens_per_s,
             seed,
+            hold_limit_s: config.routing.hold_limit.as_secs_f64(),
+            max_held: config.routing.max_held,
+            max_held_bytes: config.routing.max_held_bytes,
             ..larder_routing::Settings::default()
         };
         let plans = pool

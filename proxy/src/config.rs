@@ -119,6 +119,12 @@ pub struct Routing {
     pub default_prefill_tokens_per_s: f64,
     /// Endpoints tried for one request, the first included, while nothing was sent to the client.
     pub max_attempts: usize,
+    /// Longest time by which later requests may overtake one that is held back. Zero: nobody is held.
+    pub hold_limit: Duration,
+    /// Requests held back at most, per pool.
+    pub max_held: usize,
+    /// Their prompt bytes at most, per pool.
+    pub max_held_bytes: u64,
 }
 
 /// The policies, by their names in the file.

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Bytes of request bodies held now.
     pub buffered_body_bytes: IntGauge,
+    /// Requests held back now, per pool.
+    pub held_requests: IntGaugeVec,
+    held: HistogramVec,
+    fallbacks: IntCounterVec,
     /// Requests in flight, per endpoint.
     pub in_flight: IntGaugeVec,
     /// Uncached prompt tokens in flight, per endpoint.
@@ -133,6 +137,18 @@ impl Metrics {
                 .counter("larder_client_aborts_total", "Clients gone before the answer's end")?,
             connections: make.gauge("larder_client_connections", "Client connections")?,
             buffered_body_bytes: make.gauge("larder_buffered_body_bytes", "Request bodies held")?,
+            held_requests: make.gauges("larder_held_requests", "Requests held back", &["pool"])?,
+            held: make.histograms(
+                "larder_held_seconds",
+                "How long held requests waited for their turn",
+                &TTFT_BUCKETS,
+                &["pool"],
+            )?,
+            fallbacks: make.counters(
+                "larder_decision_fallbacks_total",
+                "Requests sent by least load without the decision core",
+                &["pool", "reason"],
+            )?,
             in_flight: make.gauges("larder_in_flight_requests", "Requests in flight", endpoint)?,
             uncached_tokens_in_flight: make.gauges(
                 "larder_uncached_tokens_in_flight",
@@ -171,6 +187,24 @@ impl Metrics {
     /// Counts a prompt that has no chain.
     pub fn without_chain(&self, pool: &str, reason: &str) {
         self.no_chain.with_label_values(&[pool, reason]).inc();
+    }
+
+    /// Makes a pool's rare series exist from the start: an alert on something that was never seen is no alert.
+    pub fn pool(&self, pool: &str) {
+        let _ = self.held.with_label_values(&[pool]);
+        for reason in ["slow", "failed", "lost"] {
+            let _ = self.fallbacks.with_label_values(&[pool, reason]);
+        }
+    }
+
+    /// Records how long a request was held back.
+    pub fn held(&self, pool: &str, seconds: f64) {
+        self.held.with_label_values(&[pool]).observe(seconds);
+    }
+
+    /// Counts a request that went out without the decision core.
+    pub fn fell_back(&self, pool: &str, reason: &str) {
+        self.fallbacks.with_label_values(&[pool, reason]).inc();
     }
 
     /// Records a time to first token.

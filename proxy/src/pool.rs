@@ -3,9 +3,11 @@
 //! The decision itself is `larder-routing`'s, a pure state machine behind one lock that is held for microseconds:
 //! prompts are hashed before it is taken, and nothing under it waits.
 
+mod hold;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -19,6 +21,8 @@ use crate::metrics::{EndpointMetrics, Metrics};
 use crate::upstream::Upstream;
 use crate::usage::Usage;
 use crate::warehouse::CacheNode;
+pub use hold::AdmitError;
+use hold::Waiting;
 
 /// One engine instance that can be chosen.
 pub struct Endpoint {
@@ -38,6 +42,8 @@ pub struct Endpoint {
     pub metrics: EndpointMetrics,
     /// Whether health checks found it able to answer; an endpoint not checked yet counts as able.
     pub healthy: AtomicBool,
+    /// Requests in flight, beside the fleet's own count: for the choice without it.
+    in_flight: AtomicU32,
 }
 
 /// A model as an engine lists it.
@@ -60,7 +66,9 @@ pub struct Pool {
     /// Where its chat template renders tools: pools of one order share their hashes.
     pub tools_order: ToolsOrder,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
+    waiting: Mutex<Waiting>,
     origin: Instant,
     metrics: Arc<Metrics>,
 }
@@ -87,6 +95,20 @@ pub struct Wanted<'a> {
     pub streamed: bool,
     /// Endpoints that must not be chosen (again).
     pub exclude: &'a [EndpointId],
+}
+
+impl<'a> Wanted<'a> {
+    fn request(&self) -> RouteRequest<'a> {
+        RouteRequest {
+            chain: self.prompt.map_or(&[], |p| p.elements()),
+            run_bytes: self.prompt.map_or(0, |p| p.run_bytes().get().try_into().unwrap_or(u32::MAX)),
+            prompt_bytes: self.prompt.map_or(0, |p| p.bytes()),
+            media: self.prompt.map_or(0, |p| p.media()),
+            session: self.session,
+            streamed: self.streamed,
+            exclude: self.exclude,
+        }
+    }
 }
 
 impl Pool {
@@ -117,9 +139,11 @@ impl Pool {
                     id,
                     models: ArcSwap::default(),
                     healthy: AtomicBool::new(true),
+                    in_flight: AtomicU32::new(0),
                 })
             })
             .collect();
+        metrics.pool(&model);
         let tools_order = hashing.tools_order;
         let hasher = ChainHasher::new(hashing);
         Arc::new(Self {
@@ -129,6 +153,7 @@ impl Pool {
             tools_order,
             endpoints,
             fleet: Mutex::new(fleet),
+            waiting: Mutex::default(),
             origin,
             metrics,
         })
@@ -161,26 +186,46 @@ impl Pool {
     /// # Errors
     /// No endpoint may be chosen; says why.
     pub fn route(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Result<InFlight, NoEndpoint> {
-        let request = RouteRequest {
-            chain: wanted.prompt.map_or(&[], |p| p.elements()),
-            run_bytes: wanted.prompt.map_or(0, |p| p.run_bytes().get().try_into().unwrap_or(u32::MAX)),
-            prompt_bytes: wanted.prompt.map_or(0, |p| p.bytes()),
-            media: wanted.prompt.map_or(0, |p| p.media()),
-            session: wanted.session,
-            streamed: wanted.streamed,
-            exclude: wanted.exclude,
-        };
-        let now = self.now();
-        let routed = self.fleet.lock().route(&request, now);
-        let Decision { ticket, endpoint, reason, matched_tokens, prompt_tokens, .. } = routed?;
+        let routed = self.fleet.lock().route(&wanted.request(), self.now())?;
+        Ok(self.in_flight(routed, wanted.prompt.is_some(), arrived))
+    }
+
+    fn in_flight(self: &Arc<Self>, decision: Decision, has_prompt: bool, arrived: Instant) -> InFlight {
+        let Decision { ticket, endpoint, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
-        Ok(InFlight {
+        let endpoint = Arc::clone(self.endpoint(endpoint));
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight {
             pool: Arc::clone(self),
-            endpoint: Arc::clone(self.endpoint(endpoint)),
+            endpoint,
             ticket: Some(ticket),
+            settled: false,
             arrived,
             matched_tokens,
             missing_tokens: prompt_tokens.saturating_sub(matched_tokens),
+            held: Duration::from_secs_f64(held_s),
+            has_prompt,
+        }
+    }
+
+    /// The choice without the fleet: the able endpoint with the fewest requests in flight.
+    fn least_loaded(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Option<InFlight> {
+        let able = self
+            .endpoints
+            .iter()
+            .filter(|e| e.healthy.load(Ordering::Relaxed) && !wanted.exclude.contains(&e.id));
+        let endpoint = able.min_by_key(|e| e.in_flight.load(Ordering::Relaxed))?;
+        self.metrics.decided(&self.model, "least_load");
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight {
+            pool: Arc::clone(self),
+            endpoint: Arc::clone(endpoint),
+            ticket: None,
+            settled: false,
+            arrived,
+            matched_tokens: 0,
+            missing_tokens: 0,
+            held: Duration::ZERO,
             has_prompt: wanted.prompt.is_some(),
         })
     }
@@ -196,7 +241,7 @@ impl Pool {
         } else {
             EndpointState::Unavailable("failed its health checks".into())
         };
-        self.fleet.lock().set_state(endpoint.id, state);
+        self.set_state(endpoint, state);
     }
 
     /// Records the KV capacity that an engine reports, in tokens.
@@ -228,6 +273,7 @@ impl Pool {
             m.endpoint_up.with_label_values(labels).set(i64::from(endpoint.healthy.load(Ordering::Relaxed)));
         }
         m.index_bytes.with_label_values(&[pool]).set(gauge(stats.index_bytes));
+        m.held_requests.with_label_values(&[pool]).set(gauge(stats.held));
         m.shadow_price.with_label_values(&[pool]).set(stats.price);
         m.bytes_per_token.with_label_values(&[pool]).set(stats.bytes_per_token);
     }
@@ -241,7 +287,7 @@ impl Pool {
     }
 
     fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        self.fleet.lock().finish(ticket, outcome, self.now());
+        self.change(|fleet, now| fleet.finish(ticket, outcome, now));
     }
 }
 
@@ -257,10 +303,13 @@ fn gauge(value: impl TryInto<i64>) -> i64 {
 pub struct InFlight {
     pool: Arc<Pool>,
     endpoint: Arc<Endpoint>,
+    /// None where it was chosen without the fleet.
     ticket: Option<Ticket>,
+    settled: bool,
     arrived: Instant,
     matched_tokens: u64,
     missing_tokens: u64,
+    held: Duration,
     has_prompt: bool,
 }
 
@@ -273,6 +322,11 @@ impl InFlight {
     /// Prompt tokens that the endpoint is expected not to hold.
     pub fn missing_tokens(&self) -> u64 {
         self.missing_tokens
+    }
+
+    /// How long it was held back.
+    pub fn held(&self) -> Duration {
+        self.held
     }
 
     /// Tokens of the prompt were staged for the endpoint: finding them says nothing about its own cache.
@@ -294,7 +348,7 @@ impl InFlight {
     pub fn first_token(&self) {
         self.pool.metrics.first_token(&self.pool.model, self.arrived.elapsed());
         if let Some(ticket) = &self.ticket {
-            self.pool.fleet.lock().first_token(ticket, self.pool.now());
+            self.pool.change(|fleet, now| fleet.first_token(ticket, now));
         }
     }
 
@@ -330,6 +384,9 @@ impl InFlight {
     }
 
     fn settle(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(ticket) = self.ticket.take() {
             self.pool.finish(ticket, outcome);
         }
@@ -338,7 +395,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.ticket.is_some() {
+        if !self.settled {
             self.pool.metrics.client_aborts.inc();
             self.settle(Outcome::Aborted);
         }

@@ -17,6 +17,7 @@ mod framing;
 mod fuzz;
 mod heads;
 mod health;
+mod held;
 mod interim;
 mod limits;
 mod lost;

@@ -64,6 +64,12 @@ pub(super) const DEFAULT_KV_TOKENS: u64 = 500_000;
 pub(super) const DEFAULT_PREFILL_TOKENS_PER_S: f64 = 8_000.0;
 /// Two chances after the first choice: when three endpoints refuse, the fault is rarely theirs.
 pub(super) const MAX_ATTEMPTS: u64 = 3;
+/// Load balancers in front cut idle connections after 60 to 100 s: half of the least.
+pub(super) const HOLD_LIMIT: Duration = Duration::from_secs(30);
+/// Two for each of 2,000 endpoints; who comes later is told to come again.
+pub(super) const MAX_HELD: u64 = 4_096;
+/// 5,000 prompts of 100,000 tokens; `limits.max_buffered` usually binds first.
+pub(super) const MAX_HELD_BYTES: u64 = 2 * GIB;
 
 /// What a client waits at most for a node that gives nothing: less than a prefill of a thousand tokens takes.
 pub(super) const STAGE_DEADLINE: Duration = Duration::from_millis(50);
@@ -108,5 +114,8 @@ pub(super) const RUN_BYTES_RANGE: RangeInclusive<u64> = 64..=4_096;
 pub(super) const INDEX_RANGE: RangeInclusive<u64> = MIB..=1024 * GIB;
 pub(super) const KV_TOKENS_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000;
 pub(super) const PREFILL_RANGE: RangeInclusive<f64> = 1.0..=1e9;
+/// An hour is longer than any client waits; 0 holds nobody.
+pub(super) const HOLD_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
+pub(super) const HELD_RANGE: RangeInclusive<u64> = 1..=1_000_000;
 pub(super) const ATTEMPTS_RANGE: RangeInclusive<u64> = 1..=16;
 pub(super) const PROBES_RANGE: RangeInclusive<u64> = 1..=1_000;

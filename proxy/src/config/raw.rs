@@ -93,6 +93,9 @@ pub(super) struct RawRouting {
     pub(super) default_kv_tokens: Option<u64>,
     pub(super) default_prefill_tokens_per_s: Option<f64>,
     pub(super) max_attempts: Option<u64>,
+    pub(super) hold_limit: Option<Duration>,
+    pub(super) max_held: Option<u64>,
+    pub(super) max_held_bytes: Option<u64>,
 }
 
 impl RawRouting {
@@ -108,6 +111,9 @@ impl RawRouting {
             default_prefill_tokens_per_s: routing
                 .float("default_prefill_tokens_per_s", defaults::PREFILL_RANGE),
             max_attempts: routing.uint("max_attempts", defaults::ATTEMPTS_RANGE),
+            hold_limit: routing.duration("hold_limit", defaults::HOLD_RANGE),
+            max_held: routing.uint("max_held", defaults::HELD_RANGE),
+            max_held_bytes: routing.size("max_held_bytes", defaults::MAX_BUFFERED_RANGE),
         }
     }
 }

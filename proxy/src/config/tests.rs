@@ -81,9 +81,13 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "health.path" | "health.metrics_path" => "\"/other\"",
             "response.headers" => "false",
             "routing.run_bytes" => "1024",
-            "limits.max_body" | "limits.max_buffered" | "limits.max_header" | "routing.index" => "1048576",
+            "limits.max_body"
+            | "limits.max_buffered"
+            | "limits.max_header"
+            | "routing.index"
+            | "routing.max_held_bytes" => "1048576",
             path if path.starts_with("timeouts.") => "\"7s\"",
-            "health.interval" | "health.timeout" | "warehouse.deadline" => "\"7s\"",
+            "health.interval" | "health.timeout" | "warehouse.deadline" | "routing.hold_limit" => "\"7s\"",
             _ => "7",
         };
         // Both limits together, since one may not pass the other.

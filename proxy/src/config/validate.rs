@@ -132,6 +132,9 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
             .default_prefill_tokens_per_s
             .unwrap_or(defaults::DEFAULT_PREFILL_TOKENS_PER_S),
         max_attempts: to_usize(raw.max_attempts.unwrap_or(defaults::MAX_ATTEMPTS)),
+        hold_limit: raw.hold_limit.unwrap_or(defaults::HOLD_LIMIT),
+        max_held: to_usize(raw.max_held.unwrap_or(defaults::MAX_HELD)),
+        max_held_bytes: raw.max_held_bytes.unwrap_or(defaults::MAX_HELD_BYTES),
     }
 }
 

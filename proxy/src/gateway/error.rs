@@ -54,6 +54,16 @@ pub enum GatewayError {
         /// Why each was passed over.
         why: String,
     },
+    /// Every engine is busy and too many wait.
+    #[error("`{model}`: {full}")]
+    QueueFull {
+        /// The pool's model.
+        model: String,
+        /// Seconds until it is worth asking again.
+        retry_after_s: u32,
+        /// The bound and what it holds.
+        full: larder_routing::QueueFull,
+    },
     /// The engine failed before its answer began.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -78,6 +88,7 @@ impl GatewayError {
             Self::Host => (StatusCode::BAD_REQUEST, CLIENT, "host_unclear"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "connect_refused"),
             Self::NoEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_endpoint"),
+            Self::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
             Self::Upstream(UpstreamError::FirstByte { .. }) => {
                 (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_timeout")
             }
@@ -92,7 +103,11 @@ impl GatewayError {
 
     /// Seconds after which the same request may fare better, where waiting helps.
     fn retry_after_s(&self) -> Option<u32> {
-        matches!(self, Self::NoEndpoint { .. } | Self::Body(BodyError::Budget { .. })).then_some(1)
+        match self {
+            Self::QueueFull { retry_after_s, .. } => Some(*retry_after_s),
+            Self::NoEndpoint { .. } | Self::Body(BodyError::Budget { .. }) => Some(1),
+            _ => None,
+        }
     }
 
     /// What the path allows instead (RFC 9110, section 15.5.6, wants it said).

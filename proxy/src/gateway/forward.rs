@@ -14,7 +14,7 @@ use super::response::{EngineBody, GatewayBody};
 use super::splice::{RequestBody, splice};
 use super::{Gateway, Prompt, Whole, head};
 use crate::metrics::EndpointMetrics;
-use crate::pool::{InFlight, Pool, Wanted};
+use crate::pool::{AdmitError, InFlight, Pool, Wanted};
 use crate::upstream::{Connection, SendFailed, UpstreamError};
 use crate::warehouse::Staged;
 
@@ -48,13 +48,17 @@ impl Gateway {
                 streamed: prompt.streamed,
                 exclude: &exclude,
             };
-            let in_flight = pool
-                .route(&wanted, arrived)
-                .map_err(|e| GatewayError::NoEndpoint { model: pool.model.clone(), why: e.to_string() })?;
+            // Only a new request waits its turn: one that failed elsewhere has waited already.
+            let chosen = match attempt {
+                0 => pool.admit(&wanted, arrived).await,
+                _ => pool.route(&wanted, arrived).map_err(AdmitError::from),
+            };
+            let in_flight = chosen.map_err(|error| refused(&pool.model, error))?;
             let endpoint = Arc::clone(in_flight.endpoint());
             if attempt == 0 {
                 head::to_engine(&mut request, endpoint.upstream.authority());
-                self.metrics.overhead.observe(read_at.elapsed().as_secs_f64());
+                let overhead = read_at.elapsed().saturating_sub(in_flight.held());
+                self.metrics.overhead.observe(overhead.as_secs_f64());
             }
             let staged = stage(&in_flight, &prompt).await;
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
@@ -89,6 +93,19 @@ impl Gateway {
     fn session_of(&self, head: &http::request::Parts, prompt: &Prompt) -> Option<u64> {
         let named = head.headers.get(&self.settings.session_header).map(HeaderValue::as_bytes);
         named.or(prompt.session.as_deref().map(str::as_bytes)).map(xxhash_rust::xxh3::xxh3_64)
+    }
+}
+
+fn refused(model: &str, error: AdmitError) -> GatewayError {
+    match error {
+        AdmitError::NoEndpoint(why) => {
+            GatewayError::NoEndpoint { model: model.to_owned(), why: why.to_string() }
+        }
+        AdmitError::Full(full) => GatewayError::QueueFull {
+            model: model.to_owned(),
+            retry_after_s: full.retry_after_s.ceil() as u32,
+            full,
+        },
     }
 }
 

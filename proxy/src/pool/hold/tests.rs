@@ -1,0 +1,61 @@
+use larder_identity::{HasherSettings, Secret};
+use larder_routing::Settings;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::pool::EndpointPlan;
+use crate::upstream::{Limits, Upstream};
+
+fn pool() -> Arc<Pool> {
+    let second = Duration::from_secs(1);
+    let plan = |name: &str| EndpointPlan {
+        name: name.to_owned(),
+        upstream: Upstream::new(name.to_owned(), Limits { connect: second, first_byte: second, idle: 1 }),
+        kv_tokens: None,
+        cache_node: None,
+    };
+    let hashing = HasherSettings::new(Secret::derive(b"test"));
+    let plans = vec![plan("127.0.0.1:1"), plan("127.0.0.1:2")];
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Pool::new(("m".to_owned(), Vec::new()), plans, hashing, Settings::default(), metrics)
+}
+
+const ANY: Wanted<'static> = Wanted { prompt: None, session: None, streamed: true, exclude: &[] };
+
+/// A core that does not answer within its time costs a good choice, never the request; load is spread and released.
+#[expect(clippy::await_holding_lock, reason = "a held lock is the slow core; the one await does not pend")]
+#[tokio::test]
+async fn a_slow_core_is_gone_around_by_least_load() {
+    let pool = pool();
+    let chosen = {
+        let _busy = pool.fleet.lock();
+        [pool.admit(&ANY, Instant::now()).await.unwrap(), pool.admit(&ANY, Instant::now()).await.unwrap()]
+    };
+    assert_ne!(chosen[0].endpoint().name, chosen[1].endpoint().name);
+    let excluded = [chosen[0].endpoint().id];
+    let wanted = Wanted { exclude: &excluded, ..ANY };
+    let third = pool.fallback(&wanted, Instant::now(), "slow").unwrap();
+    assert_eq!(third.endpoint().name, chosen[1].endpoint().name);
+    drop((chosen, third));
+    assert!(pool.endpoints().iter().all(|e| e.in_flight.load(std::sync::atomic::Ordering::Relaxed) == 0));
+    let text = String::from_utf8(pool.metrics.text()).unwrap();
+    assert!(text.contains("larder_decision_fallbacks_total{pool=\"m\",reason=\"slow\"} 3"), "{text}");
+}
+
+/// The negative control: a core that answers is asked.
+#[tokio::test]
+async fn a_core_that_answers_is_not_gone_around() {
+    let pool = pool();
+    drop(pool.admit(&ANY, Instant::now()).await.unwrap());
+    let text = String::from_utf8(pool.metrics.text()).unwrap();
+    assert!(text.contains("larder_decision_fallbacks_total{pool=\"m\",reason=\"slow\"} 0"));
+}
+
+#[tokio::test]
+async fn nobody_able_is_an_error_on_either_way() {
+    let pool = pool();
+    let all: Vec<_> = pool.endpoints().iter().map(|e| e.id).collect();
+    let wanted = Wanted { exclude: &all, ..ANY };
+    assert!(pool.admit(&wanted, Instant::now()).await.is_err());
+    assert!(pool.fallback(&wanted, Instant::now(), "slow").is_err());
+}

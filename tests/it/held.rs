@@ -1,0 +1,182 @@
+//! Requests that wait for their turn at a busy engine: who goes first, what bounds them, and what happens when the
+//! client leaves meanwhile.
+
+use std::time::Duration;
+
+use larder_tests::client::{self, Framing, json_request};
+use larder_tests::raw::Raw;
+use larder_tests::world::{Engine, Proxy, chat, prose};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
+
+use crate::limits::assert_refusal;
+
+const CHAT: &str = "/v1/chat/completions";
+const HELD: &str = "larder_held_requests";
+const IN_FLIGHT: &str = "larder_in_flight_requests";
+/// The proxy takes a prompt of 4,000 bytes for a quarter of an hour of prefill: one makes an engine busy for the test.
+const SLOW: &str = "[routing]\ndefault_prefill_tokens_per_s = 1.0\n";
+
+fn prompt(seed: u64) -> String {
+    chat(&prose(4_000, seed), 2, true)
+}
+
+fn ask(proxy: &Proxy, body: &str, framing: Framing) -> JoinHandle<()> {
+    let (address, request) = (proxy.address, json_request(CHAT, body));
+    tokio::spawn(async move {
+        let _ = client::try_send(address, request, framing).await;
+    })
+}
+
+/// A proxy before one engine, and a request that keeps it busy until it is aborted.
+async fn busy(engine: &Engine, routing: &str) -> (Proxy, JoinHandle<()>) {
+    let proxy = Proxy::start(&[engine], &format!("{SLOW}{routing}")).await;
+    let hog = occupy(&proxy, engine).await;
+    (proxy, hog)
+}
+
+async fn occupy(proxy: &Proxy, engine: &Engine) -> JoinHandle<()> {
+    engine.fault(json!({"kind": "hang", "count": 1})).await;
+    let hog = ask(proxy, &prompt(0), Framing::Length);
+    proxy.metric_becomes(IN_FLIGHT, &[], 1.0).await;
+    hog
+}
+
+#[tokio::test]
+async fn the_held_go_when_the_engine_is_free() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "").await;
+    let waits =
+        tokio::spawn(client::try_send(proxy.address, json_request(CHAT, &prompt(1)), Framing::Chunked));
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    assert_eq!(proxy.metric(IN_FLIGHT, &[]).await, 1.0);
+    hog.abort();
+    assert_eq!(waits.await.unwrap().unwrap().status, 200);
+    proxy.becomes_idle().await;
+    assert_eq!(proxy.metric(HELD, &[]).await, 0.0);
+    assert_eq!(proxy.metric("larder_held_seconds_count", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_hit_overtakes_a_miss() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let proxy = Proxy::start(&[&engine], &format!("{SLOW}hold_limit = \"1h\"\n")).await;
+    let warm = prose(4_000, 7);
+    assert_eq!(client::chat(proxy.address, &chat(&warm, 2, true)).await.status, 200);
+    let hog = occupy(&proxy, &engine).await;
+    let miss = ask(&proxy, &prompt(1), Framing::Length);
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    // Enough is new for its turn to be over before the next one's begins.
+    let hit = ask(&proxy, &chat(&format!("{warm} and {}", prose(1_000, 8)), 2, true), Framing::Length);
+    proxy.metric_becomes(HELD, &[], 2.0).await;
+    hog.abort();
+    hit.await.unwrap();
+    miss.await.unwrap();
+    let last = engine.last().await;
+    let bytes = larder_tests::world::logged_values(&last, "content-length");
+    assert_eq!(bytes, [prompt(1).len().to_string()], "the miss came last");
+}
+
+/// The negative control: without holding, they go in the order of arrival.
+#[tokio::test]
+async fn nobody_is_held_with_a_limit_of_zero() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "hold_limit = \"0s\"\n").await;
+    assert_eq!(client::chat(proxy.address, &prompt(1)).await.status, 200);
+    assert_eq!(proxy.metric("larder_held_seconds_count", &[]).await, 0.0);
+    hog.abort();
+    proxy.becomes_idle().await;
+}
+
+#[tokio::test]
+async fn a_held_client_that_leaves_gives_up_its_place() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "").await;
+    for (n, framing) in (1..).zip(Framing::ALL) {
+        let waits = ask(&proxy, &prompt(n), framing);
+        proxy.metric_becomes(HELD, &[], 1.0).await;
+        waits.abort();
+        proxy.metric_becomes(HELD, &[], 0.0).await;
+        assert_eq!(proxy.metric("larder_client_aborts_total", &[]).await, n as f64, "{framing:?}");
+    }
+    hog.abort();
+    proxy.becomes_idle().await;
+    assert_eq!(engine.requests().await.len(), 1, "the engine saw none of them");
+}
+
+fn raw_chat(body: &str) -> String {
+    format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn a_held_client_that_closes_its_half_counts_as_gone() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "").await;
+    let mut waits = Raw::send(proxy.address, raw_chat(&prompt(1))).await;
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    waits.stream.shutdown().await.unwrap();
+    proxy.metric_becomes(HELD, &[], 0.0).await;
+    hog.abort();
+    proxy.becomes_idle().await;
+    assert_eq!(engine.requests().await.len(), 1);
+}
+
+/// Bytes of a next request keep the connection from being read, so that its end is not seen before its turn comes:
+/// the place is kept until then, and everything is released after.
+#[tokio::test]
+async fn a_held_client_with_pipelined_bytes_is_released_with_its_turn_at_the_latest() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "").await;
+    let both = format!("{}{}", raw_chat(&prompt(1)), raw_chat(&prompt(2)));
+    let waits = Raw::send(proxy.address, both).await;
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    waits.stream.set_zero_linger().unwrap();
+    drop(waits);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    hog.abort();
+    proxy.metric_becomes(HELD, &[], 0.0).await;
+    proxy.becomes_idle().await;
+}
+
+#[tokio::test]
+async fn too_many_are_refused_and_told_when_to_come_again() {
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let (proxy, hog) = busy(&engine, "max_held = 1\n").await;
+    let waits = ask(&proxy, &prompt(1), Framing::Length);
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    for framing in Framing::ALL {
+        let answer = client::send(proxy.address, json_request(CHAT, &prompt(2)), framing).await;
+        assert_refusal(&answer, 429, "queue_full");
+        let seconds: u32 = answer.header("retry-after").parse().unwrap();
+        assert!((60..=600).contains(&seconds), "{seconds}");
+    }
+    waits.abort();
+    hog.abort();
+    proxy.becomes_idle().await;
+    assert_eq!(client::chat(proxy.address, &prompt(2)).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_held_go_elsewhere_when_their_engine_dies() {
+    let engines = [Engine::start(&["--time-scale=1000"]), Engine::start(&["--time-scale=1000"])];
+    let proxy = Proxy::start(&[&engines[0], &engines[1]], SLOW).await;
+    let mut hogs = Vec::new();
+    for engine in &engines {
+        engine.fault(json!({"kind": "hang", "count": 1})).await;
+    }
+    for (n, session) in [(1.0, 10), (2.0, 11)] {
+        hogs.push(ask(&proxy, &prompt(session), Framing::Length));
+        proxy.metric_becomes(IN_FLIGHT, &[], n).await;
+    }
+    let waits = (0..2).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect::<Vec<_>>();
+    proxy.metric_becomes(HELD, &[], 2.0).await;
+    engines[0].kill().await;
+    proxy.metric_becomes("larder_endpoint_up", &[], 1.0).await;
+    hogs.iter().for_each(JoinHandle::abort);
+    for wait in waits {
+        wait.await.unwrap();
+    }
+    assert_eq!(engines[1].stat("finished").await, 2);
+    proxy.becomes_idle().await;
+}
