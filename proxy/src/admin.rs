@@ -1,4 +1,4 @@
-//! The admin listener: is the process alive, is it ready, what are its numbers.
+//! The admin listener: is the process alive, is it ready, what are its numbers, and why does it decide as it does.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,8 +19,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::ServiceBuilder;
 
+use crate::decisions::{self, Decisions};
 use crate::drain::Drain;
-use crate::gateway::body::BodyBudget;
+use crate::explain::{self, NoExplanation};
+use crate::gateway::body::{self, BodyLimits};
+use crate::gateway::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
@@ -31,6 +34,15 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a request's head.
 const HEADER_MAX: Duration = Duration::from_secs(10);
 
+/// Every path and its method.
+const PATHS: [(&str, &str); 5] = [
+    ("/healthz", "GET"),
+    ("/readyz", "GET"),
+    ("/metrics", "GET"),
+    ("/v1/decisions", "GET"),
+    ("/v1/explain", "POST"),
+];
+
 /// What the admin listener shows.
 pub struct Admin {
     /// All pools.
@@ -39,16 +51,31 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Whether the process ends.
     pub drain: Arc<Drain>,
-    /// Bytes of bodies held.
-    pub budget: Arc<BodyBudget>,
+    /// The last decisions.
+    pub decisions: Arc<Decisions>,
+    /// Limits of bodies, clients' included.
+    pub body: BodyLimits,
+    /// Header that names the client's session.
+    pub session_header: HeaderName,
     /// How many endpoints have been checked at least once.
     pub checked: watch::Receiver<usize>,
 }
 
 impl Admin {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not served here; use GET\n"));
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let Some((_, method)) = PATHS.iter().find(|(known, _)| *known == path) else {
+            let known = PATHS.map(|(path, _)| path).join(" ");
+            return text(StatusCode::NOT_FOUND, format!("known paths: {known}\n"));
+        };
+        // A HEAD is a GET whose body hyper leaves out.
+        let asked = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+        if asked.as_str() != *method {
+            let asked = request.method();
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{asked} is not served here; use {method}\n"),
+            );
         }
         match path {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
@@ -57,7 +84,32 @@ impl Admin {
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
             "/metrics" => self.metrics_text(),
-            _ => text(StatusCode::NOT_FOUND, "known paths: /healthz /readyz /metrics\n".to_owned()),
+            "/v1/decisions" => self.last_decisions(request.uri().query()),
+            _ => self.explain(request).await,
+        }
+    }
+
+    fn last_decisions(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        match query.map(|query| query.strip_prefix("n=").and_then(|n| n.parse().ok())) {
+            None => json(&self.decisions.json(decisions::KEPT)),
+            Some(Some(count)) => json(&self.decisions.json(count)),
+            Some(None) => text(StatusCode::BAD_REQUEST, "the query may be n=NUMBER\n".to_owned()),
+        }
+    }
+
+    async fn explain(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let (body, permit) = match body::read(body, &self.body).await {
+            Ok(read) => read,
+            Err(e) => return GatewayError::from(e).response(),
+        };
+        let asked = (head.uri.query(), &head.headers, &*body);
+        let explained = explain::explain(&self.pools, &self.session_header, asked);
+        drop(permit);
+        match explained {
+            Ok(value) => json(&value),
+            Err(NoExplanation::Refused(e)) => e.response(),
+            Err(e) => text(StatusCode::BAD_REQUEST, format!("{e}\n")),
         }
     }
 
@@ -82,13 +134,19 @@ impl Admin {
         for pool in &self.pools {
             pool.export();
         }
-        self.metrics.buffered_body_bytes.set(i64::try_from(self.budget.used()).unwrap_or(i64::MAX));
+        self.metrics.buffered_body_bytes.set(i64::try_from(self.body.budget.used()).unwrap_or(i64::MAX));
         self.metrics.connections.set(i64::try_from(self.drain.connections()).unwrap_or(i64::MAX));
         let mut response = Response::new(Full::new(Bytes::from(self.metrics.text())));
         let form = HeaderValue::from_static("text/plain; version=0.0.4");
         response.headers_mut().insert(CONTENT_TYPE, form);
         response
     }
+}
+
+fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -115,7 +173,7 @@ impl AdminService {
         let service = ServiceBuilder::new().concurrency_limit(CONCURRENT_MAX).service(tower::service_fn(
             move |request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri().path())) }
+                async move { Ok::<_, Infallible>(admin.answer(request).await) }
             },
         ));
         loop {

@@ -16,8 +16,10 @@ use tokio::sync::watch;
 
 use crate::admin::{Admin, AdminService};
 use crate::config::{self, Config, LogFormat, Policy};
+use crate::decisions::Decisions;
 use crate::drain::{Drain, DrainSignals};
 use crate::gateway::body::{BodyBudget, BodyLimits};
+use crate::gateway::deny::DenyList;
 use crate::gateway::{self, Gateway};
 use crate::health::{self, HealthChecks, SharedChecks};
 use crate::logging;
@@ -72,14 +74,18 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let admin_listener = bind("admin", config.admin)?;
     announce(&listener, &admin_listener);
 
+    let decisions = Arc::new(Decisions::default());
+    let gateway_settings = gateway_settings(&config, Arc::clone(&budget))?;
     let admin = Admin {
         pools: pools.clone(),
         metrics: Arc::clone(&metrics),
         drain: Arc::clone(&drain),
-        budget: Arc::clone(&budget),
         checked: checks.checked(),
+        decisions: Arc::clone(&decisions),
+        body: gateway_settings.body.clone(),
+        session_header: gateway_settings.session_header.clone(),
     };
-    let gateway = Gateway::new(gateway_settings(&config, budget)?, pools, metrics, Arc::clone(&drain));
+    let gateway = Gateway::new(gateway_settings, pools, (metrics, decisions), Arc::clone(&drain));
 
     let conf = ServerConf { threads: config.worker_threads(), ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -236,6 +242,8 @@ fn gateway_settings(config: &Config, budget: Arc<BodyBudget>) -> Result<gateway:
             .map_err(|e| StartError::Other(format!("routing.session_header: {e}")))?,
         response_headers: config.response.headers,
         max_attempts: config.routing.max_attempts,
+        denied: DenyList::new(&config.access.deny, &config.access.allow),
+        access_log: config.access_log,
     })
 }
 

@@ -31,6 +31,10 @@ pub struct Config {
     pub log: String,
     /// How log lines are written.
     pub log_format: LogFormat,
+    /// Whether each request has a line in the log.
+    pub access_log: bool,
+    /// What a client may ask for.
+    pub access: Access,
     /// What a client may make the proxy hold.
     pub limits: Limits,
     /// How long each step may take.
@@ -64,6 +68,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Paths not served to clients, beside the built-in list.
+    pub deny: Vec<String>,
+    /// Paths of either that are served all the same.
+    pub allow: Vec<String>,
 }
 
 /// What a client may make the proxy hold. Sizes in bytes.

@@ -10,13 +10,17 @@
 //! 6. [`usage`] reads from the answer what the engine found in its cache.
 //!
 //! Beside the path: [`app`] puts the process together from a [`config`], [`health`] watches the engines,
-//! [`admin`] and [`metrics`] show what is going on, [`drain`] ends it.
+//! [`admin`] and [`metrics`] show what is going on, [`decisions`] and [`explain`] why, [`access_log`] tells of each
+//! request, [`drain`] ends it.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod config;
+pub mod decisions;
 pub mod drain;
+pub mod explain;
 pub mod gateway;
 pub mod health;
 pub mod logging;

@@ -13,10 +13,12 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use larder_identity::{ChainHasher, HasherSettings, PromptChain, ToolsOrder};
 use larder_routing::{
-    Decision, EndpointId, EndpointState, Fleet, NoEndpoint, Now, Outcome, RouteRequest, Settings, Ticket,
+    Candidate, Decision, EndpointId, EndpointState, Fleet, NoEndpoint, Now, Outcome, PolicyKind,
+    RouteRequest, Settings, Ticket,
 };
 use parking_lot::Mutex;
 
+use crate::decisions::{Fate, Record};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::upstream::Upstream;
 use crate::usage::Usage;
@@ -66,6 +68,7 @@ pub struct Pool {
     /// Where its chat template renders tools: pools of one order share their hashes.
     pub tools_order: ToolsOrder,
     endpoints: Vec<Arc<Endpoint>>,
+    policy: PolicyKind,
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
@@ -85,6 +88,9 @@ pub struct EndpointPlan {
     pub cache_node: Option<CacheNode>,
 }
 
+/// The reason of a choice without the decision core.
+const LEAST_LOAD: &str = "least_load";
+
 /// What is asked of a pool.
 pub struct Wanted<'a> {
     /// The prompt, where it has a chain.
@@ -95,6 +101,8 @@ pub struct Wanted<'a> {
     pub streamed: bool,
     /// Endpoints that must not be chosen (again).
     pub exclude: &'a [EndpointId],
+    /// The request's id, for whoever asks why.
+    pub id: &'a str,
 }
 
 impl<'a> Wanted<'a> {
@@ -121,6 +129,7 @@ impl Pool {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let origin = Instant::now();
+        let policy = settings.policy;
         let mut fleet = Fleet::new(settings);
         let endpoints = plans
             .into_iter()
@@ -152,6 +161,7 @@ impl Pool {
             hasher,
             tools_order,
             endpoints,
+            policy,
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
@@ -162,6 +172,11 @@ impl Pool {
     /// Its endpoints.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// How it chooses.
+    pub fn policy(&self) -> PolicyKind {
+        self.policy
     }
 
     /// Whether clients may call its model `name`: by config, or because an engine lists it (an adapter).
@@ -187,10 +202,11 @@ impl Pool {
     /// No endpoint may be chosen; says why.
     pub fn route(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Result<InFlight, NoEndpoint> {
         let routed = self.fleet.lock().route(&wanted.request(), self.now())?;
-        Ok(self.in_flight(routed, wanted.prompt.is_some(), arrived))
+        Ok(self.in_flight(routed, wanted, arrived))
     }
 
-    fn in_flight(self: &Arc<Self>, decision: Decision, has_prompt: bool, arrived: Instant) -> InFlight {
+    fn in_flight(self: &Arc<Self>, decision: Decision, wanted: &Wanted<'_>, arrived: Instant) -> InFlight {
+        let record = Record::new(wanted.id, &self.model, &decision);
         let Decision { ticket, endpoint, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
         let endpoint = Arc::clone(self.endpoint(endpoint));
@@ -204,7 +220,8 @@ impl Pool {
             matched_tokens,
             missing_tokens: prompt_tokens.saturating_sub(matched_tokens),
             held: Duration::from_secs_f64(held_s),
-            has_prompt,
+            has_prompt: wanted.prompt.is_some(),
+            record,
         }
     }
 
@@ -215,7 +232,8 @@ impl Pool {
             .iter()
             .filter(|e| e.healthy.load(Ordering::Relaxed) && !wanted.exclude.contains(&e.id));
         let endpoint = able.min_by_key(|e| e.in_flight.load(Ordering::Relaxed))?;
-        self.metrics.decided(&self.model, "least_load");
+        self.metrics.decided(&self.model, LEAST_LOAD);
+        let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(InFlight {
             pool: Arc::clone(self),
@@ -227,7 +245,13 @@ impl Pool {
             missing_tokens: 0,
             held: Duration::ZERO,
             has_prompt: wanted.prompt.is_some(),
+            record,
         })
+    }
+
+    /// What [`Pool::route`] would weigh, the cheapest first. Changes nothing.
+    pub fn explain(&self, wanted: &Wanted<'_>) -> Vec<Candidate> {
+        self.fleet.lock().explain(&wanted.request(), self.now())
     }
 
     /// Records what a health check found.
@@ -311,9 +335,15 @@ pub struct InFlight {
     missing_tokens: u64,
     held: Duration,
     has_prompt: bool,
+    record: Arc<Record>,
 }
 
 impl InFlight {
+    /// The decision that sent it there.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
     /// Prompt tokens that the endpoint is expected to hold.
     pub fn matched_tokens(&self) -> u64 {
         self.matched_tokens
@@ -364,28 +394,32 @@ impl InFlight {
             _ if self.has_prompt => m.usage_missing.inc(),
             _ => {}
         }
+        if let Some(usage) = &usage {
+            self.record.used(usage);
+        }
         let usage = usage.map(|u| larder_routing::Usage {
             prompt_tokens: u.prompt_tokens,
             cached_tokens: u.cached_tokens,
         });
-        self.settle(Outcome::Completed { usage });
+        self.settle(Outcome::Completed { usage }, Fate::Completed);
     }
 
     /// The engine answered with an error, or could not be reached: it did nothing for the prompt.
     pub fn failed(mut self) {
-        self.settle(Outcome::FailedBeforeFirstByte);
+        self.settle(Outcome::FailedBeforeFirstByte, Fate::Failed);
     }
 
     /// The answer broke off.
     pub fn broken(mut self, error: &hyper::Error) {
         self.endpoint.metrics.broken_answers.inc();
         tracing::warn!(endpoint = self.endpoint.name, %error, "the answer broke off");
-        self.settle(Outcome::Aborted);
+        self.settle(Outcome::Aborted, Fate::Broken);
     }
 
-    fn settle(&mut self, outcome: Outcome) {
+    fn settle(&mut self, outcome: Outcome, fate: Fate) {
         if !std::mem::replace(&mut self.settled, true) {
             self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.record.settle(fate);
         }
         if let Some(ticket) = self.ticket.take() {
             self.pool.finish(ticket, outcome);
@@ -397,7 +431,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.settled {
             self.pool.metrics.client_aborts.inc();
-            self.settle(Outcome::Aborted);
+            self.settle(Outcome::Aborted, Fate::Aborted);
         }
     }
 }

@@ -178,9 +178,10 @@ impl Upstream {
         request: Request<Body>,
     ) -> Result<Response<Incoming>, SendFailed> {
         let authority = self.authority.clone();
+        let upgrading = request.headers().contains_key(http::header::UPGRADE);
         match tokio::time::timeout(self.first_byte_timeout, sender.try_send_request(request)).await {
             // No upgrade was asked for, so what follows is no HTTP that could be passed on.
-            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading => {
                 let reason = "it switched protocols unasked".to_owned();
                 Err(SendFailed { error: UpstreamError::Exchange { authority, reason }, unsent: None })
             }
@@ -220,7 +221,7 @@ impl Upstream {
             .map_err(fail)?;
         self.open.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
-            if let Err(e) = driver.await {
+            if let Err(e) = driver.with_upgrades().await {
                 tracing::debug!(error = %e, "connection to an engine ended");
             }
         });

@@ -68,14 +68,20 @@ async fn hints_are_cleaned_like_answers_and_continue_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn an_engine_cannot_switch_protocols() {
+async fn an_engine_cannot_switch_protocols_unasked() {
     let script =
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nraw bytes";
     let engine = Scripted::start(move |_| (script.as_bytes().to_vec(), Then::Hang)).await;
     let proxy = Proxy::start_with(&config(&[engine.address], "")).await;
-    let request = "GET /x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    let (head, _) = raw::ask(proxy.address, request).await;
-    assert!(head.status >= 500, "{}", head.text);
+    // Only an upgrade to a websocket is passed on (see `paths`), and only in a GET.
+    for asked in [
+        "GET /x HTTP/1.1\r\n",
+        "GET /x HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n",
+        "POST /x HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n",
+    ] {
+        let (head, _) = raw::ask(proxy.address, format!("{asked}host: x\r\n\r\n")).await;
+        assert!(head.status >= 500, "{asked}: {}", head.text);
+    }
     proxy.becomes_idle().await;
     // HTTP/2 neither.
     let request = Request::get("/x").body(Bytes::new()).unwrap();

@@ -162,6 +162,14 @@ impl Raw {
         }
     }
 
+    /// Reads this many bytes.
+    ///
+    /// # Errors
+    /// The connection ended before.
+    pub async fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        self.exactly(length).await
+    }
+
     async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             if !self.more().await? {

@@ -22,6 +22,8 @@ pub(super) const THREADS: u64 = 0;
 pub(super) const LOG: &str = "info";
 /// A proxy is first started by a person at a terminal.
 pub(super) const LOG_FORMAT: LogFormat = LogFormat::Text;
+/// A line per request is for those who ask for it: metrics and the last decisions answer most questions.
+pub(super) const ACCESS_LOG: bool = false;
 
 /// 100k tokens of text are about 400 kB; room for a few images in base64 beside a very long prompt.
 pub(super) const MAX_BODY: u64 = 32 * MIB;

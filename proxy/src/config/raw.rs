@@ -13,6 +13,8 @@ pub(super) struct RawConfig {
     pub(super) threads: Option<u64>,
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
+    pub(super) access_log: Option<bool>,
+    pub(super) access: RawAccess,
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
     pub(super) routing: RawRouting,
@@ -30,6 +32,8 @@ impl RawConfig {
             threads: root.uint("threads", defaults::THREADS_RANGE),
             log: root.string("log"),
             log_format: root.one_of("log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            access_log: root.bool("access_log"),
+            access: root.table("access", RawAccess::read),
             limits: root.table("limits", RawLimits::read),
             timeouts: root.table("timeouts", RawTimeouts::read),
             routing: root.table("routing", RawRouting::read),
@@ -38,6 +42,17 @@ impl RawConfig {
             response_headers: root.table("response", |response| response.bool("headers")),
             pools: root.tables("pool", RawPool::read),
         }
+    }
+}
+
+pub(super) struct RawAccess {
+    pub(super) deny: Option<Vec<String>>,
+    pub(super) allow: Option<Vec<String>>,
+}
+
+impl RawAccess {
+    fn read(access: &mut Reader<'_>) -> Self {
+        Self { deny: access.strings("deny"), allow: access.strings("allow") }
     }
 }
 

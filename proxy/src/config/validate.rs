@@ -12,9 +12,11 @@ use larder_settings::{Report, format_size};
 
 use super::endpoint_url;
 use super::raw::{
-    RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts, RawWarehouse,
+    RawAccess, RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts, RawWarehouse,
 };
-use super::{Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, Warehouse, defaults};
+use super::{
+    Access, Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, Warehouse, defaults,
+};
 
 /// Names become metric labels and header values; longer ones would only make both unreadable.
 const MAX_NAME_CHARS: usize = 128;
@@ -33,6 +35,8 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         threads: to_usize(raw.threads.unwrap_or(defaults::THREADS)),
         log,
         log_format: raw.log_format.unwrap_or(defaults::LOG_FORMAT),
+        access_log: raw.access_log.unwrap_or(defaults::ACCESS_LOG),
+        access: access(raw.access, report),
         limits: limits(&raw.limits, report),
         timeouts: timeouts(&raw.timeouts),
         routing: routing(raw.routing, report),
@@ -50,6 +54,17 @@ fn check_addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
             .fault("admin", "the admin plane has no authentication, so it must not leave this host")
             .hint(format!("write \"127.0.0.1:{}\" or \"[::1]:{}\"", admin.port(), admin.port()));
     }
+}
+
+fn access(raw: RawAccess, report: &mut Report) -> Access {
+    let mut paths = |key: &str, paths: Option<Vec<String>>| {
+        let paths = paths.unwrap_or_default();
+        if let Some(bad) = paths.iter().find(|path| !is_path(path) || path.contains('?')) {
+            report.fault(key, format!("{bad:?} is not a path")).hint("begin with a slash: \"/metrics\"");
+        }
+        paths
+    };
+    Access { deny: paths("access.deny", raw.deny), allow: paths("access.allow", raw.allow) }
 }
 
 fn check_overlap(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {

@@ -21,13 +21,13 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::interim::{ClientIo, Interim};
 use super::response::GatewayBody;
+use crate::access_log::{End, Entry, Watch};
 
 /// Limits of a client connection.
 #[derive(Clone, Copy, Debug)]
@@ -93,16 +93,23 @@ impl Server {
                 request.extensions_mut().insert(interim.clone());
             }
             let answering = answer(request);
-            async move { Ok::<_, Infallible>(answering.await.map(|body| Watched { body, _active: active })) }
+            async move {
+                let mut response = answering.await;
+                let log = response.extensions_mut().remove::<Arc<Entry>>().map(Watch::new);
+                Ok::<_, Infallible>(response.map(|body| Watched { body, log, _active: active }))
+            }
         });
         let is_http2 = first == PREFACE;
         let io =
             WatchedIo { inner: TokioIo::new(stream), first: first.freeze(), activity: Arc::clone(&activity) };
         let watching = Watching { activity: &activity, limits: self.limits, ending };
         if is_http2 {
-            watching.run(self.http2.serve_connection(io, service)).await;
+            let connection = self.http2.serve_connection(io, service);
+            watching.run(connection, |connection| connection.graceful_shutdown()).await;
         } else {
-            watching.run(self.http1.serve_connection(ClientIo::new(io, interim.clone()), service)).await;
+            let io = ClientIo::new(io, interim.clone());
+            let connection = self.http1.serve_connection(io, service).with_upgrades();
+            watching.run(connection, |connection| connection.graceful_shutdown()).await;
         }
     }
 }
@@ -127,9 +134,12 @@ struct Watching<'a> {
 }
 
 impl Watching<'_> {
-    async fn run<C: GracefulConnection<Error = hyper::Error>>(mut self, connection: C) {
+    async fn run<C>(mut self, connection: C, finish: impl FnOnce(Pin<&mut C>))
+    where
+        C: Future<Output = Result<(), hyper::Error>>,
+    {
+        let mut finish = Some(finish);
         tokio::pin!(connection);
-        let mut told = false;
         let timer = tokio::time::sleep(self.limits.header.min(self.limits.keepalive));
         tokio::pin!(timer);
         loop {
@@ -147,9 +157,10 @@ impl Watching<'_> {
                         return;
                     }
                 },
-                _ = self.ending.wait_for(|ending| *ending), if !told => {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
+                _ = self.ending.wait_for(|ending| *ending), if finish.is_some() => {
+                    if let Some(finish) = finish.take() {
+                        finish(connection.as_mut());
+                    }
                 }
             }
         }
@@ -230,6 +241,7 @@ impl Drop for Active {
 /// An answer's body that keeps its connection active to its end.
 struct Watched {
     body: GatewayBody,
+    log: Option<Watch>,
     _active: Active,
 }
 
@@ -241,7 +253,21 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(frame), Some(log)) = (&frame, self.log.as_mut()) {
+            match frame {
+                Some(Ok(frame)) => log.piece(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => log.ended(End::Broken),
+                None => log.ended(End::Complete),
+            }
+        }
+        // hyper asks for no further frame when this is the last.
+        if self.body.is_end_stream()
+            && let Some(log) = self.log.as_mut()
+        {
+            log.complete();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -46,6 +46,12 @@ pub enum GatewayError {
     /// CONNECT would make the gateway an open proxy.
     #[error("CONNECT is not served")]
     Connect,
+    /// A path by which engines are administered.
+    #[error("`{path}` is not served to clients; an operator can allow it (access.allow)")]
+    Denied {
+        /// The path.
+        path: String,
+    },
     /// No endpoint may be chosen.
     #[error("no endpoint of `{model}` can take the request: {why}")]
     NoEndpoint {
@@ -87,6 +93,7 @@ impl GatewayError {
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
             Self::Host => (StatusCode::BAD_REQUEST, CLIENT, "host_unclear"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "connect_refused"),
+            Self::Denied { .. } => (StatusCode::FORBIDDEN, CLIENT, "path_denied"),
             Self::NoEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_endpoint"),
             Self::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
             Self::Upstream(UpstreamError::FirstByte { .. }) => {

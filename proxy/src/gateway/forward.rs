@@ -12,7 +12,7 @@ use super::error::GatewayError;
 use super::interim::Interim;
 use super::response::{EngineBody, GatewayBody};
 use super::splice::{RequestBody, splice};
-use super::{Gateway, Prompt, Whole, head};
+use super::{Gateway, Prompt, Whole, head, upgrade};
 use crate::metrics::EndpointMetrics;
 use crate::pool::{AdmitError, InFlight, Pool, Wanted};
 use crate::upstream::{Connection, SendFailed, UpstreamError};
@@ -34,10 +34,13 @@ impl Gateway {
         if let Some(why) = &prompt.why {
             self.metrics.without_chain(&pool.model, why_label(why));
         }
-        let session = self.session_of(&head, &prompt);
+        let session = prompt.session(&head.headers, &self.settings.session_header);
+        let id = head.headers.get(&head::REQUEST_ID).cloned();
+        let upgrading = upgrade::is_asked(&head);
         let mut exclude = prompt.model.as_deref().map(|m| pool.not_serving(m)).unwrap_or_default();
         let mut request = Request::from_parts(head, RequestBody::default());
         head::remove_own(request.headers_mut());
+        let mut client_side = upgrading.then(|| upgrade::client_side(&mut request));
         if let Some(interim) = request.extensions_mut().remove::<Interim>() {
             hyper::ext::on_informational(&mut request, move |r| interim.push(r.status(), r.headers()));
         }
@@ -47,6 +50,7 @@ impl Gateway {
                 session,
                 streamed: prompt.streamed,
                 exclude: &exclude,
+                id: id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
             };
             // Only a new request waits its turn: one that failed elsewhere has waited already.
             let chosen = match attempt {
@@ -55,8 +59,12 @@ impl Gateway {
             };
             let in_flight = chosen.map_err(|error| refused(&pool.model, error))?;
             let endpoint = Arc::clone(in_flight.endpoint());
+            self.decisions.push(Arc::clone(in_flight.record()));
             if attempt == 0 {
                 head::to_engine(&mut request, endpoint.upstream.authority());
+                if upgrading {
+                    upgrade::ask(request.headers_mut());
+                }
                 let overhead = read_at.elapsed().saturating_sub(in_flight.held());
                 self.metrics.overhead.observe(overhead.as_secs_f64());
             }
@@ -65,11 +73,18 @@ impl Gateway {
             match endpoint.upstream.send(&self.transport, request).await {
                 Ok((response, connection)) => {
                     drop(permit);
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                        && let Some(client) = client_side.take()
+                    {
+                        return Ok(upgrade::join(response, client, in_flight, &self.drain));
+                    }
+                    let record = Arc::clone(in_flight.record());
                     let mut response =
                         to_client(response, in_flight, connection, self.settings.response_headers);
                     if let Some(staged) = staged.filter(|_| self.settings.response_headers) {
                         response.headers_mut().insert(STAGED_TOKENS, HeaderValue::from(staged.tokens));
                     }
+                    response.extensions_mut().insert(record);
                     return Ok(response);
                 }
                 Err(SendFailed { error, unsent }) => {
@@ -88,11 +103,6 @@ impl Gateway {
             model: pool.model.clone(),
             why: format!("{} endpoints were tried and none could be reached", self.settings.max_attempts),
         })
-    }
-
-    fn session_of(&self, head: &http::request::Parts, prompt: &Prompt) -> Option<u64> {
-        let named = head.headers.get(&self.settings.session_header).map(HeaderValue::as_bytes);
-        named.or(prompt.session.as_deref().map(str::as_bytes)).map(xxhash_rust::xxh3::xxh3_64)
     }
 }
 

@@ -73,9 +73,7 @@ impl Pool {
     ) -> Result<InFlight, AdmitError> {
         let (verdict, turn) = self.submit(wanted);
         match verdict {
-            Verdict::Settled(Ok(Submitted::Go(decision))) => {
-                Ok(self.in_flight(decision, wanted.prompt.is_some(), arrived))
-            }
+            Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)),
             Verdict::Settled(Ok(Submitted::Held(id))) => {
                 let turn = turn.expect("a held request has a channel");
                 let mut place = Place { pool: Arc::clone(self), id, turn };
@@ -86,7 +84,7 @@ impl Pool {
                     Err(_) => return self.fallback(wanted, arrived, "lost"),
                 };
                 self.metrics.held(&self.model, decision.held_s);
-                Ok(self.in_flight(decision, wanted.prompt.is_some(), arrived))
+                Ok(self.in_flight(decision, wanted, arrived))
             }
             Verdict::Settled(Err(error)) => Err(error.into()),
             Verdict::Fallback(why) => self.fallback(wanted, arrived, why),

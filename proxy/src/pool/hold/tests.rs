@@ -20,7 +20,7 @@ fn pool() -> Arc<Pool> {
     Pool::new(("m".to_owned(), Vec::new()), plans, hashing, Settings::default(), metrics)
 }
 
-const ANY: Wanted<'static> = Wanted { prompt: None, session: None, streamed: true, exclude: &[] };
+const ANY: Wanted<'static> = Wanted { prompt: None, session: None, streamed: true, exclude: &[], id: "" };
 
 /// A core that does not answer within its time costs a good choice, never the request; load is spread and released.
 #[expect(clippy::await_holding_lock, reason = "a held lock is the slow core; the one await does not pend")]
