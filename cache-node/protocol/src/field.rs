@@ -2,7 +2,7 @@
 
 use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
 use crate::fault::Malformed;
-use crate::id::{BlockKey, KEY_BYTES_MAX, LeaseId, NodeId, StoreNamespace, Tag};
+use crate::id::{BlockKey, KEY_BYTES_MAX, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
 use crate::msgpack::{Reader, Writer};
 
 /// The longest list in a message. 65,536 chunks of 16 tokens are a context of a million tokens.
@@ -99,7 +99,7 @@ macro_rules! wide {
         }
     )*};
 }
-wide!(LeaseId, Tag, NodeId, StoreNamespace);
+wide!(LeaseId, Tag, NodeId, StoreNamespace, WireSession);
 
 macro_rules! word {
     ($($code:ident),*) => {$(

@@ -3,7 +3,7 @@
 
 use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
 use crate::frame::frame;
-use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag};
+use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
 use crate::message::*;
 
 fn key(byte: u8) -> BlockKey {
@@ -79,6 +79,7 @@ pub(crate) fn to_engine() -> Vec<ToEngine> {
         region_slots: 256,
         lease_ttl_ms: 30_000,
         fds: 3,
+        session: None,
     };
     let grant = Grant {
         lease: LEASE,
@@ -113,9 +114,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+const FIRST: &str = include_str!("../golden/engine-port-v1.txt");
+const OPTIONAL: &str = include_str!("../golden/engine-port-v1-optional.txt");
+
 /// The lines of one direction: kind and frame in hex.
-fn lines(direction: &str) -> Vec<(&'static str, &'static str)> {
-    let text = include_str!("../golden/engine-port-v1.txt");
+fn lines(text: &'static str, direction: &str) -> Vec<(&'static str, &'static str)> {
     let words =
         text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ').collect::<Vec<_>>());
     words.filter(|words| words[0] == direction).map(|words| (words[1], words[2])).collect()
@@ -123,7 +126,7 @@ fn lines(direction: &str) -> Vec<(&'static str, &'static str)> {
 
 #[test]
 fn every_message_to_the_node() {
-    let (messages, lines) = (to_node(), lines("to_node"));
+    let (messages, lines) = (to_node(), lines(FIRST, "to_node"));
     assert_eq!(messages.len(), lines.len());
     for (message, (kind, golden)) in messages.into_iter().zip(lines) {
         assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
@@ -133,7 +136,24 @@ fn every_message_to_the_node() {
 
 #[test]
 fn every_message_to_the_engine() {
-    let (messages, lines) = (to_engine(), lines("to_engine"));
+    let (messages, lines) = (to_engine(), lines(FIRST, "to_engine"));
+    assert_eq!(messages.len(), lines.len());
+    for (message, (kind, golden)) in messages.into_iter().zip(lines) {
+        assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
+        assert_eq!(ToEngine::decode(&message.encode()), Ok(message));
+    }
+}
+
+/// Fields that came later: with them as the second file says, without them as the first says (the tests above).
+#[test]
+fn every_optional_field() {
+    let named = to_engine().into_iter().filter_map(|message| match message {
+        ToEngine::Registered(registered) => {
+            Some(ToEngine::from(Registered { session: Some(WireSession(9)), ..registered }))
+        }
+        _ => None,
+    });
+    let (messages, lines) = (named.collect::<Vec<_>>(), lines(OPTIONAL, "to_engine"));
     assert_eq!(messages.len(), lines.len());
     for (message, (kind, golden)) in messages.into_iter().zip(lines) {
         assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));

@@ -57,6 +57,11 @@ id128! {
     NodeId
 }
 id128! {
+    /// One session of an engine with a node. No two sessions share one, of the same node or of others; it is a name and
+    /// no secret.
+    WireSession
+}
+id128! {
     /// What keeps equal block keys of different models apart; see [`crate::namespace`].
     StoreNamespace
 }

@@ -1,4 +1,6 @@
-//! Versions of the engine port. They only grow: a version that was released is spoken as it was.
+//! Versions of the engine port. They only grow: a version that was released is spoken as it was. A field that the other
+//! side can do without joins a released version as an optional one, since unknown fields are ignored and absent ones
+//! are none; anything else is a new version.
 
 /// A version of the engine port, with what it changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use larder_protocol::code::{ErrorCode, RefusedCode};
 use larder_protocol::message::{EpochSet, Refused, Register, Registered, Role};
-use larder_protocol::{NamespaceParts, StoreNamespace};
+use larder_protocol::{NamespaceParts, StoreNamespace, WireSession};
 
 use super::sessions::{WORLD_MAX, error};
 use super::{
@@ -65,6 +65,8 @@ impl Store {
             region_slots: layout.region_slots,
             lease_ttl_ms: u32::try_from(self.settings.lease_ttl.as_millis()).unwrap_or(u32::MAX),
             fds: if worker { 3 } else { 0 },
+            // Numbers are not used twice in one run of a node, and the runs' ids are drawn far apart.
+            session: Some(WireSession(self.settings.node.0.wrapping_add(u128::from(session_id.0)))),
         };
         let world = layout.register.world as usize;
         session.layout.get_or_insert(layout);

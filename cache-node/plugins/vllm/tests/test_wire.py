@@ -5,11 +5,12 @@ from pathlib import Path
 
 from larder_vllm import wire
 
-GOLDEN = Path(__file__).parents[3] / "protocol" / "golden" / "engine-port-v1.txt"
+GOLDEN = Path(__file__).parents[3] / "protocol" / "golden"
 
 
 def golden_lines() -> list[tuple[str, str, bytes]]:
-    lines = [line.split() for line in GOLDEN.read_text().splitlines() if line and not line.startswith("#")]
+    text = "".join((GOLDEN / name).read_text() for name in ("engine-port-v1.txt", "engine-port-v1-optional.txt"))
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     return [(direction, kind, bytes.fromhex(hexed)) for direction, kind, hexed in lines]
 
 
@@ -29,6 +30,15 @@ class Golden(unittest.TestCase):
                     self.assertEqual(decode(again[4:]), message)
                 else:
                     self.assertEqual(again, frame)
+
+    def test_the_session_is_read_where_it_is_told(self) -> None:
+        told = []
+        for _, kind, frame in golden_lines():
+            if kind == "registered":
+                message = wire.decode_to_engine(frame[4:])
+                assert isinstance(message, wire.Registered)
+                told.append(message.session)
+        self.assertEqual(told, [None, (9).to_bytes(16, "big")])
 
     def test_a_changed_byte_is_seen(self) -> None:
         frame = next(frame for _, kind, frame in golden_lines() if kind == "lease")

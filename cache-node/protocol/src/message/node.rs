@@ -5,7 +5,7 @@ use super::engine::pairs;
 use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
 use crate::fault::{DecodeFault, Malformed};
 use crate::field::{Field, LIST_LEN_MAX};
-use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag};
+use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
 use crate::msgpack::{Reader, Writer};
 
 /// What the node says about one chunk of an `offload` or `commit`.
@@ -93,6 +93,8 @@ messages! {
         lease_ttl_ms: u32,
         /// Descriptors on this frame: 3 for a worker, 0 for a scheduler.
         fds: u32,
+        /// This session, alike on all its connections. Nodes older than the field leave it out.
+        session: Option<WireSession>,
     }
 
     /// The engine cannot be served; it runs as if alone.

@@ -386,6 +386,30 @@ fn hellos_and_registers_that_cannot_be_served() {
 }
 
 #[test]
+fn every_session_has_a_name_of_its_own() {
+    let names = |node| {
+        let mut world = World::new(Settings { node, ..settings() });
+        for n in [1, 2] {
+            world.engine(n, &register(CHUNK, 1));
+        }
+        // The first engine loses its scheduler and comes back to the same node.
+        world.step(Input::Closed { connection: ConnectionId(2) });
+        world.engine(1, &register(CHUNK, 1));
+        let told = world.said.iter().filter_map(|(_, message)| match message {
+            ToEngine::Registered(registered) => registered.session,
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let (one, other) = (names(NodeId(1 << 100)), names(NodeId(2 << 100)));
+    for of_two in one.chunks(2) {
+        assert_eq!(of_two[0], of_two[1], "alike on both connections");
+    }
+    let all: std::collections::BTreeSet<_> = one.iter().chain(&other).collect();
+    assert_eq!((one.len(), all.len()), (6, 6), "three sessions at two nodes");
+}
+
+#[test]
 fn a_session_serves_only_when_whole_and_alike() {
     let mut world = World::new(settings());
     let two = Register { world: 2, ..register(CHUNK / 2, 1) };
