@@ -1,0 +1,100 @@
+//! The product's own policies: the very crate that the proxy runs, behind the queue's interface.
+//!
+//! Everything this program needs of the crate's API is in this file.
+
+use super::{Router, RouterSetup, Scene, Verdict, told};
+use crate::error::Error;
+use crate::simulate::Name;
+use crate::simulate::cluster::Served;
+use larder_routing::{EndpointId, Fleet, Now, Outcome, PolicyKind, RouteRequest, Settings, Ticket, Usage};
+
+/// Bytes that stand for one token: what the crate is told and what prompts are measured by agree exactly.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Room for every block of the public traces many times over: what is examined is the policy, not a small index.
+const INDEX_BYTES: usize = 4 << 30;
+
+/// One fleet and the tickets of its requests.
+pub(super) struct FleetRouter {
+    fleet: Fleet,
+    endpoints: Vec<EndpointId>,
+    tickets: Vec<Option<Ticket>>,
+    chain: Vec<u64>,
+}
+
+impl FleetRouter {
+    pub(super) fn new(setup: RouterSetup, scene: Scene<'_>) -> Result<Self, Error> {
+        let cluster = scene.cluster.setup();
+        let policy = match setup.policy {
+            Name::MinTtft => PolicyKind::MinTtft,
+            Name::LarderPriceOnly => PolicyKind::Larder,
+            _ => return Err(Error::Usage("--policy larder: this build's larder-routing has no queue".into())),
+        };
+        let mut fleet = Fleet::new(Settings {
+            policy,
+            index_bytes: INDEX_BYTES,
+            default_prefill_tokens_per_s: cluster.rate,
+            default_bytes_per_token: BYTES_PER_TOKEN as f64,
+            seed: setup.seed,
+            ..Settings::default()
+        });
+        let mut endpoints = Vec::with_capacity(cluster.replicas);
+        for replica in 0..cluster.replicas {
+            let id = fleet.add_endpoint(&format!("replica {replica}"), Now::ZERO);
+            fleet.set_kv_tokens(id, told(setup.view, replica, cluster.blocks) * scene.work.block_tokens);
+            endpoints.push(id);
+        }
+        let tickets = std::iter::repeat_with(|| None).take(scene.work.jobs.len()).collect();
+        Ok(Self { fleet, endpoints, tickets, chain: Vec::new() })
+    }
+
+    fn replica(&self, endpoint: EndpointId) -> usize {
+        self.endpoints.iter().position(|&id| id == endpoint).expect("decisions name endpoints of this fleet")
+    }
+}
+
+/// A chain element: an id stands for its block and all before it, so any scattering of ids is a prompt chain.
+fn element(id: u32) -> u64 {
+    let mut z = u64::from(id).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 31)
+}
+
+impl Router for FleetRouter {
+    fn submit(&mut self, job: u32, scene: Scene<'_>, now: f64) -> Verdict {
+        let request = &scene.work.jobs[job as usize];
+        self.chain.clear();
+        let spans = scene.work.chain(job).iter();
+        self.chain.extend(spans.flat_map(|&(first, len)| (first..first + len).map(element)));
+        let route = RouteRequest {
+            chain: &self.chain,
+            run_bytes: (scene.work.block_tokens * BYTES_PER_TOKEN) as u32,
+            prompt_bytes: request.tokens * BYTES_PER_TOKEN,
+            media: 0,
+            session: Some(u64::from(request.session)),
+            streamed: true,
+            exclude: &[],
+        };
+        let Ok(decision) = self.fleet.route(&route, Now::from_secs_f64(now)) else { return Verdict::Refused };
+        let replica = self.replica(decision.endpoint);
+        self.tickets[job as usize] = Some(decision.ticket);
+        Verdict::Go(replica)
+    }
+
+    fn first_token(&mut self, job: u32, now: f64) {
+        if let Some(ticket) = &self.tickets[job as usize] {
+            self.fleet.first_token(ticket, Now::from_secs_f64(now));
+        }
+    }
+
+    fn finish(&mut self, job: u32, served: Served, scene: Scene<'_>, now: f64) {
+        let Some(ticket) = self.tickets[job as usize].take() else { return };
+        if served.fetched > 0 {
+            self.fleet.staged(&ticket);
+        }
+        let usage = Usage {
+            prompt_tokens: scene.work.jobs[job as usize].tokens,
+            cached_tokens: Some(served.local + served.fetched),
+        };
+        self.fleet.finish(ticket, Outcome::Completed { usage: Some(usage) }, Now::from_secs_f64(now));
+    }
+}
