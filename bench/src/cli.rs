@@ -1,6 +1,9 @@
 //! The command line: what may be asked for. `plan` turns it into what is done.
 
+mod simulate;
+
 use crate::error::Error;
+pub use simulate::SimulateArgs;
 use crate::trace::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -23,6 +26,12 @@ pub enum Command {
     /// reports hit rate, load imbalance, time to first token (TTFT) and throughput. Times are trace seconds: wall time
     /// multiplied by the time scale, at which the engines run too.
     Replay(Box<ReplayArgs>),
+    /// Simulate routing policies on a trace: no processes, all times are the trace's
+    ///
+    /// A deterministic discrete-event simulation of replicas with LRU prefix caches. `larder`, `larder_price_only` and
+    /// `min_ttft` are the proxy's own routing crate; the others are published rules. Figures are simulated: they set a
+    /// direction, they are no measurement of an engine.
+    Simulate(Box<SimulateArgs>),
 }
 
 /// Routing policies of the proxy, by the names in its configuration.

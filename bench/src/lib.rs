@@ -3,6 +3,8 @@
 //! In the order a replay meets them: [`cli`] what is asked for, [`trace`] what was recorded, [`plan`] every open figure
 //! decided with the arithmetic of [`scale`], [`text`] block ids become prompts, `fleet` the processes, `drive` and
 //! `client` the load, [`measure`] the figures, [`report`] and [`plot`] their presentation; [`run`] ties them together.
+//!
+//! [`simulate`] needs no process: it runs the proxy's routing crate and other rules on the same traces in simulated time.
 
 pub mod cli;
 mod client;
@@ -17,5 +19,6 @@ mod progress;
 pub mod report;
 pub mod run;
 pub mod scale;
+pub mod simulate;
 pub mod text;
 pub mod trace;

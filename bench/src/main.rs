@@ -21,7 +21,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Error> {
     let Some(cli) = cli::parse(std::env::args_os())? else { return Ok(ExitCode::SUCCESS) };
-    let Command::Replay(args) = cli.command;
-    let clean = larder_bench::run::replay(&args, &mut std::io::stdout())?;
+    let mut out = std::io::stdout();
+    let clean = match cli.command {
+        Command::Replay(args) => larder_bench::run::replay(&args, &mut out)?,
+        Command::Simulate(args) => {
+            larder_bench::simulate::command(&args, &mut out)?;
+            true
+        }
+    };
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }

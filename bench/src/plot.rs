@@ -9,7 +9,8 @@ use std::path::Path;
 
 /// Size in pixels.
 const SIZE: (u32, u32) = (1100, 460);
-const FONT: &str = "sans-serif";
+/// The built-in face.
+pub(crate) const FONT: &str = "sans-serif";
 const HIT: RGBColor = RGBColor(38, 105, 166);
 /// Mean, median, 99th percentile.
 const TTFT: [(&str, RGBColor); 3] =
@@ -47,14 +48,18 @@ pub fn kind(path: &Path) -> Result<Kind, Error> {
 pub fn draw(path: &Path, results: &Results) -> Result<(), Error> {
     let failed =
         |error: Box<dyn std::error::Error>| Error::Replay(format!("cannot draw {}: {error}", path.display()));
-    // Pictures must look the same where no fonts are installed; the face is in this program.
-    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
-        .map_err(|_| Error::Replay("the built-in font cannot be read".into()))?;
+    register()?;
     match kind(path)? {
         Kind::Svg => panels(&SVGBackend::new(path, SIZE).into_drawing_area(), results),
         Kind::Png => panels(&BitMapBackend::new(path, SIZE).into_drawing_area(), results),
     }
     .map_err(failed)
+}
+
+/// Pictures must look the same where no fonts are installed; the face is in this program.
+pub(crate) fn register() -> Result<(), Error> {
+    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
+        .map_err(|_| Error::Replay("the built-in font cannot be read".into()))
 }
 
 fn panels<B: DrawingBackend>(root: &DrawingArea<B, Shift>, results: &Results) -> Draw

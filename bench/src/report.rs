@@ -73,7 +73,7 @@ pub fn table(runs: &[Run]) -> String {
 }
 
 /// Columns as wide as their widest cell; the first flush left, figures flush right.
-fn align(rows: &[Vec<String>]) -> String {
+pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -2,7 +2,7 @@ use super::*;
 
 fn args(line: &str) -> Result<ReplayArgs, Error> {
     let cli = parse(line.split_whitespace().map(Into::into))?.expect("no help was asked for");
-    let Command::Replay(args) = cli.command;
+    let Command::Replay(args) = cli.command else { panic!("not a replay") };
     Ok(*args)
 }
 

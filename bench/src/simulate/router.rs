@@ -7,7 +7,6 @@ mod peers;
 use super::cluster::{Cluster, Served};
 use super::workload::Workload;
 use super::{Name, View};
-use crate::error::Error;
 
 /// What a router may look at.
 #[derive(Clone, Copy)]
@@ -70,11 +69,8 @@ fn told(view: View, replica: usize, blocks: u64) -> u64 {
 }
 
 /// The router of a name.
-///
-/// # Errors
-/// [`Error::Usage`] if the policy cannot be simulated as asked for.
-pub(crate) fn of(setup: RouterSetup, scene: Scene<'_>) -> Result<Box<dyn Router>, Error> {
-    Ok(match setup.policy {
+pub(crate) fn of(setup: RouterSetup, scene: Scene<'_>) -> Box<dyn Router> {
+    match setup.policy {
         Name::RoundRobin => Box::new(direct::RoundRobin::default()),
         Name::SessionHash => Box::new(direct::SessionHash),
         Name::PooledLru | Name::Infinite => Box::new(direct::LeastWait),
@@ -82,6 +78,6 @@ pub(crate) fn of(setup: RouterSetup, scene: Scene<'_>) -> Result<Box<dyn Router>
         Name::Sglang => Box::new(peers::Sglang::new(scene)),
         Name::Dynamo => Box::new(peers::Dynamo::new(setup.view, scene, setup.seed)),
         Name::Llmd => Box::new(peers::Llmd::new(setup.view, scene)),
-        Name::Larder | Name::LarderPriceOnly | Name::MinTtft => Box::new(fleet::FleetRouter::new(setup, scene)?),
-    })
+        Name::Larder | Name::LarderPriceOnly | Name::MinTtft => Box::new(fleet::FleetRouter::new(setup, scene)),
+    }
 }

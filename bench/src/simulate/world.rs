@@ -13,6 +13,9 @@ use std::collections::BinaryHeap;
 /// After a refusal the client comes again so much later, in seconds.
 const RETRY_S: f64 = 1.0;
 
+/// A router is not asked again at a time of its own choice before so many seconds have passed.
+const WAKE_STEP_S: f64 = 1e-3;
+
 /// What happens, at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
@@ -97,11 +100,11 @@ struct World<'a> {
 /// Runs all requests of `work`.
 ///
 /// # Errors
-/// [`Error::Usage`] if the policy cannot be simulated; [`Error::Replay`] if requests are left without an answer, which
+/// [`Error::Replay`] if requests are left without an answer, which
 /// would be a defect of the router.
 pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
     let cluster = Cluster::new(setup.cluster, work.jobs.len());
-    let router = router::of(setup.router, Scene { work, cluster: &cluster })?;
+    let router = router::of(setup.router, Scene { work, cluster: &cluster });
     let mut order: Vec<u32> = (0..work.sessions.len() as u32).collect();
     let mut random = SplitMix::new(setup.router.seed);
     random.shuffle(&mut order);
@@ -208,7 +211,8 @@ impl World<'_> {
             self.cluster.dispatch(self.work, job, replica, now, &mut self.events);
         }
         if let Some(at) = self.router.wake(now) {
-            // One planned wake is enough: it asks again.
+            // One planned wake is enough: it asks again. Time must go on whatever a router wants.
+            let at = at.max(now + WAKE_STEP_S);
             if at < self.wake {
                 self.wake = at;
                 self.events.push(at, Event::Wake);

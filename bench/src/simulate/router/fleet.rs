@@ -3,10 +3,12 @@
 //! Everything this program needs of the crate's API is in this file.
 
 use super::{Router, RouterSetup, Scene, Verdict, told};
-use crate::error::Error;
 use crate::simulate::Name;
 use crate::simulate::cluster::Served;
-use larder_routing::{EndpointId, Fleet, Now, Outcome, PolicyKind, RouteRequest, Settings, Ticket, Usage};
+use larder_routing::{
+    Decision, EndpointId, Fleet, HoldId, Now, Outcome, PolicyKind, RouteRequest, Settings, Submitted, Ticket, Usage,
+};
+use std::collections::BTreeMap;
 
 /// Bytes that stand for one token: what the crate is told and what prompts are measured by agree exactly.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -18,22 +20,27 @@ pub(super) struct FleetRouter {
     fleet: Fleet,
     endpoints: Vec<EndpointId>,
     tickets: Vec<Option<Ticket>>,
+    held: BTreeMap<HoldId, u32>,
     chain: Vec<u64>,
 }
 
 impl FleetRouter {
-    pub(super) fn new(setup: RouterSetup, scene: Scene<'_>) -> Result<Self, Error> {
+    pub(super) fn new(setup: RouterSetup, scene: Scene<'_>) -> Self {
         let cluster = scene.cluster.setup();
-        let policy = match setup.policy {
-            Name::MinTtft => PolicyKind::MinTtft,
-            Name::LarderPriceOnly => PolicyKind::Larder,
-            _ => return Err(Error::Usage("--policy larder: this build's larder-routing has no queue".into())),
+        let (policy, hold_limit_s) = match setup.policy {
+            Name::MinTtft => (PolicyKind::MinTtft, 0.0),
+            Name::LarderPriceOnly => (PolicyKind::Larder, 0.0),
+            _ => (PolicyKind::Larder, setup.hold_limit_s),
         };
         let mut fleet = Fleet::new(Settings {
             policy,
             index_bytes: INDEX_BYTES,
             default_prefill_tokens_per_s: cluster.rate,
             default_bytes_per_token: BYTES_PER_TOKEN as f64,
+            hold_limit_s,
+            // A refused client comes back, and what is measured would be its patience.
+            max_held: usize::MAX,
+            max_held_bytes: u64::MAX,
             seed: setup.seed,
             ..Settings::default()
         });
@@ -44,7 +51,13 @@ impl FleetRouter {
             endpoints.push(id);
         }
         let tickets = std::iter::repeat_with(|| None).take(scene.work.jobs.len()).collect();
-        Ok(Self { fleet, endpoints, tickets, chain: Vec::new() })
+        Self { fleet, endpoints, tickets, held: BTreeMap::new(), chain: Vec::new() }
+    }
+
+    fn go(&mut self, job: u32, decision: Decision) -> usize {
+        let replica = self.replica(decision.endpoint);
+        self.tickets[job as usize] = Some(decision.ticket);
+        replica
     }
 
     fn replica(&self, endpoint: EndpointId) -> usize {
@@ -74,10 +87,28 @@ impl Router for FleetRouter {
             streamed: true,
             exclude: &[],
         };
-        let Ok(decision) = self.fleet.route(&route, Now::from_secs_f64(now)) else { return Verdict::Refused };
-        let replica = self.replica(decision.endpoint);
-        self.tickets[job as usize] = Some(decision.ticket);
-        Verdict::Go(replica)
+        match self.fleet.submit(&route, Now::from_secs_f64(now)) {
+            Ok(Submitted::Go(decision)) => Verdict::Go(self.go(job, decision)),
+            Ok(Submitted::Held(id)) => {
+                self.held.insert(id, job);
+                Verdict::Held
+            }
+            Err(_) => Verdict::Refused,
+        }
+    }
+
+    fn next(&mut self, now: f64) -> Option<(u32, usize)> {
+        let (id, decision) = self.fleet.next_dispatch(Now::from_secs_f64(now))?;
+        let job = self.held.remove(&id).expect("the fleet names what it holds");
+        let decision = decision.expect("endpoints are always there");
+        Some((job, self.go(job, decision)))
+    }
+
+    fn wake(&self, now: f64) -> Option<f64> {
+        if self.held.is_empty() {
+            return None;
+        }
+        self.fleet.next_wake(Now::from_secs_f64(now)).map(Now::as_secs_f64)
     }
 
     fn first_token(&mut self, job: u32, now: f64) {
