@@ -3,9 +3,9 @@
 mod simulate;
 
 use crate::error::Error;
-pub use simulate::SimulateArgs;
 use crate::trace::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use simulate::SimulateArgs;
 use std::path::PathBuf;
 
 /// Benchmarks of Larder on public traces, through real processes.

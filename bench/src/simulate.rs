@@ -182,11 +182,18 @@ fn single(args: &SimulateArgs) -> Result<(Vec<Workload>, Vec<Spec>), Error> {
 }
 
 /// Reads a trace and cuts an open loop to the asked time.
-fn read(args: &SimulateArgs, path: &std::path::Path, format: Format, to_s: Option<f64>) -> Result<Trace, Error> {
+fn read(
+    args: &SimulateArgs,
+    path: &std::path::Path,
+    format: Format,
+    to_s: Option<f64>,
+) -> Result<Trace, Error> {
     let mut trace = Trace::read(path, format, args.trace_block_tokens)?;
     if format == Format::Agentic {
         if args.from_s > 0.0 || args.to_s.is_some() {
-            return Err(Error::Usage("--from-s and --to-s: agentic sessions have no times of arrival".into()));
+            return Err(Error::Usage(
+                "--from-s and --to-s: agentic sessions have no times of arrival".into(),
+            ));
         }
         return Ok(trace);
     }
@@ -197,7 +204,10 @@ fn read(args: &SimulateArgs, path: &std::path::Path, format: Format, to_s: Optio
         session.requests.iter_mut().for_each(|request| request.at_s -= first_s);
     }
     if trace.requests().next().is_none() {
-        return Err(Error::Usage(format!("{}: no request arrives between {from_s} and {to_s} s", trace.name)));
+        return Err(Error::Usage(format!(
+            "{}: no request arrives between {from_s} and {to_s} s",
+            trace.name
+        )));
     }
     Ok(trace)
 }
@@ -219,7 +229,8 @@ fn run(args: &SimulateArgs, works: &[Workload], rows: &[Row]) -> Result<Vec<Figu
     let tasks: Vec<Task> =
         (0..rows.len()).flat_map(|row| (1..=seeds(args)).map(move |seed| Task { row, seed })).collect();
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let results: Vec<Mutex<Option<Result<Figures, Error>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<Result<Figures, Error>>>> =
+        tasks.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..args.threads.min(tasks.len() as u64) {
             scope.spawn(|| {

@@ -60,7 +60,8 @@ fn plan(name: &str, format: &str, lines: &str, options: &str) -> Arc<Plan> {
         "larder-bench replay --trace {trace} --format {format} --proxy-bin {trace} --mock-bin {trace} \
          --time-scale 1000000 --prefill-tokens-per-s 1 {options}"
     );
-    let Command::Replay(args) = parse(line.split_whitespace().map(Into::into)).unwrap().unwrap().command;
+    let command = parse(line.split_whitespace().map(Into::into)).unwrap().unwrap().command;
+    let Command::Replay(args) = command else { panic!("not a replay") };
     let plan = Plan::new(&args).unwrap();
     std::fs::remove_file(&path).unwrap();
     Arc::new(plan)

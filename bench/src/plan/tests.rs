@@ -8,7 +8,7 @@ fn plan(options: &str) -> Result<Plan, Error> {
         "larder-bench replay --trace {sample} --format agentic --proxy-bin {sample} --mock-bin {sample} {options}"
     );
     let cli = parse(line.split_whitespace().map(Into::into))?.expect("no help was asked for");
-    let Command::Replay(args) = cli.command;
+    let Command::Replay(args) = cli.command else { panic!("not a replay") };
     Plan::new(&args)
 }
 

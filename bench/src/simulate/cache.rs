@@ -77,6 +77,7 @@ impl Cache {
     }
 
     /// Blocks held.
+    #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {
         self.used
     }

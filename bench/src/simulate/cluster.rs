@@ -100,7 +100,8 @@ impl Cluster {
             chunked: Chunked::default(),
         };
         let caches = if setup.pooled { 1 } else { setup.replicas };
-        let links = if setup.warehouse.is_some_and(|warehouse| warehouse.shared) { 1 } else { setup.replicas };
+        let links =
+            if setup.warehouse.is_some_and(|warehouse| warehouse.shared) { 1 } else { setup.replicas };
         Self {
             replicas: (0..setup.replicas).map(replica).collect(),
             caches: (0..caches).map(|_| Cache::new(setup.blocks)).collect(),
@@ -122,11 +123,6 @@ impl Cluster {
     /// Leading blocks of `chain` that a replica holds.
     pub(crate) fn held(&self, replica: usize, chain: &[Span]) -> u64 {
         self.caches[replica % self.caches.len()].held(chain)
-    }
-
-    /// Leading blocks of `chain` that the warehouse holds.
-    pub(crate) fn warehoused(&self, chain: &[Span]) -> u64 {
-        self.warehouse.as_ref().map_or(0, |warehouse| warehouse.held(chain))
     }
 
     /// Seconds of work ahead of a new request.

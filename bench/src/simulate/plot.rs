@@ -56,9 +56,9 @@ where
         let color = Palette99::pick(number).mix(0.9);
         let of = points.iter().filter(|point| point.policy == policy);
         chart
-            .draw_series(of.map(|point| {
-                Circle::new((seconds(point), 100.0 * point.hit_rate), 4, color.filled())
-            }))?
+            .draw_series(
+                of.map(|point| Circle::new((seconds(point), 100.0 * point.hit_rate), 4, color.filled())),
+            )?
             .label(policy)
             .legend(move |(x, y)| Circle::new((x + 6, y), 4, color.filled()));
     }

@@ -157,7 +157,14 @@ impl Spec {
         }
     }
 
-    fn setup(&self, work: &Workload, policy: Name, view: View, hold_s: f64, seed: u64) -> Result<Setup, Error> {
+    fn setup(
+        &self,
+        work: &Workload,
+        policy: Name,
+        view: View,
+        hold_s: f64,
+        seed: u64,
+    ) -> Result<Setup, Error> {
         let (rate, stretch) = self.rate(work)?;
         let blocks = self.blocks(work);
         let cluster_blocks = blocks * self.endpoints as u64;

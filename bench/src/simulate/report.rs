@@ -44,8 +44,18 @@ pub fn write_json(path: &Path, args: &SimulateArgs, points: &[Point]) -> Result<
 #[must_use]
 pub fn table(points: &[Point]) -> String {
     let header = [
-        "point", "policy", "view", "hit %", "combined", "imbalance", "TTFT mean s", "p50", "p99", "requests/s",
-        "GPU s/req", "moved TB",
+        "point",
+        "policy",
+        "view",
+        "hit %",
+        "combined",
+        "imbalance",
+        "TTFT mean s",
+        "p50",
+        "p99",
+        "requests/s",
+        "GPU s/req",
+        "moved TB",
     ];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
     rows.extend(points.iter().map(|point| {

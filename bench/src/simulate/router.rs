@@ -73,11 +73,13 @@ pub(crate) fn of(setup: RouterSetup, scene: Scene<'_>) -> Box<dyn Router> {
     match setup.policy {
         Name::RoundRobin => Box::new(direct::RoundRobin::default()),
         Name::SessionHash => Box::new(direct::SessionHash),
-        Name::PooledLru | Name::Infinite => Box::new(direct::LeastWait),
+        Name::PooledLru | Name::Infinite => Box::new(direct::LeastWait::default()),
         Name::Chwbl => Box::new(peers::Chwbl::new(scene)),
         Name::Sglang => Box::new(peers::Sglang::new(scene)),
         Name::Dynamo => Box::new(peers::Dynamo::new(setup.view, scene, setup.seed)),
         Name::Llmd => Box::new(peers::Llmd::new(setup.view, scene)),
-        Name::Larder | Name::LarderPriceOnly | Name::MinTtft => Box::new(fleet::FleetRouter::new(setup, scene)),
+        Name::Larder | Name::LarderPriceOnly | Name::MinTtft => {
+            Box::new(fleet::FleetRouter::new(setup, scene))
+        }
     }
 }

@@ -109,7 +109,8 @@ fn agentic(args: &SimulateArgs, work: usize) -> impl Iterator<Item = Spec> {
 
 fn open(args: &SimulateArgs, work: usize) -> impl Iterator<Item = Spec> {
     let base = base(args, work);
-    let plain = OPEN.map(|(endpoints, capacity, utilization)| Spec { endpoints, capacity, utilization, ..base });
+    let plain =
+        OPEN.map(|(endpoints, capacity, utilization)| Spec { endpoints, capacity, utilization, ..base });
     let physical = [Model::Llama70b, Model::Llama8b].map(|model| Spec {
         model: Some(model),
         warehouse_x: Some(WAREHOUSE_X),

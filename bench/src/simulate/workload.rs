@@ -238,4 +238,4 @@ impl Groups {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,83 @@
+use super::*;
+use crate::simulate::workload::tests::{request, trace};
+
+fn work() -> Workload {
+    let requests = (1..=10).map(|turn| request(5.0, 20 * turn, &[(0, 2 * turn)])).collect();
+    Workload::new(&trace(&[("a", requests)]), 10).unwrap()
+}
+
+fn spec() -> Spec {
+    Spec {
+        work: 0,
+        endpoints: 2,
+        capacity: 0.5,
+        live: 1,
+        model: None,
+        users: None,
+        warehouse_x: None,
+        link: Link::Own,
+        rate: None,
+        utilization: 0.6,
+        decode_s: None,
+        prefill: PrefillKind::Fcfs,
+        partial: 4,
+    }
+}
+
+#[test]
+fn capacity_and_rate_are_the_published_definitions() {
+    let work = work();
+    assert_eq!(work.unique_tokens, 200);
+    assert_eq!(spec().blocks(&work), 5);
+    assert_eq!(spec().rate(&work).unwrap(), (312.5, 1.0));
+    let setup = spec().setup(&work, Name::PooledLru, View::Exact, 30.0, 1).unwrap();
+    assert!(setup.cluster.pooled && setup.cluster.blocks == 10);
+}
+
+#[test]
+fn a_model_brings_capacity_speed_decode_and_link() {
+    let spec = Spec { model: Some(Model::Llama70b), warehouse_x: Some(10.0), users: Some(4), ..spec() };
+    let setup = spec.setup(&work(), Name::RoundRobin, View::Exact, 30.0, 1).unwrap();
+    assert_eq!((setup.cluster.blocks, setup.cluster.rate), (128_000, 8_000.0));
+    assert_eq!(setup.cluster.decode_s, 1.0 / 2_500.0);
+    let warehouse = setup.cluster.warehouse.unwrap();
+    assert_eq!((warehouse.blocks, warehouse.shared), (2_560_000, false));
+    // 122,500 tokens of 320 KB at 20 GB/s.
+    assert!((122_500.0 * warehouse.seconds_per_token - 1.96).abs() < 1e-9);
+}
+
+#[test]
+fn the_json_has_the_published_fields_and_no_other() {
+    let work = work();
+    let figures = spec().run(&work, Name::RoundRobin, View::Exact, 30.0, 1).unwrap();
+    let point = Point::new(&work, spec(), Name::RoundRobin, View::Exact, &[figures, figures]);
+    let json = serde_json::to_value(&point).unwrap();
+    let mut fields: Vec<&String> = json.as_object().unwrap().keys().collect();
+    fields.sort_unstable();
+    let mut expected = [
+        "trace",
+        "policy",
+        "view",
+        "endpoints",
+        "capacity",
+        "sessions",
+        "model",
+        "users",
+        "warehouse_x",
+        "link",
+        "seeds",
+        "hit_rate",
+        "combined_hit_rate",
+        "imbalance",
+        "ttft_mean_s",
+        "ttft_p50_s",
+        "ttft_p99_s",
+        "requests_per_s",
+        "gpu_s_per_request",
+        "bytes_moved",
+    ];
+    expected.sort_unstable();
+    assert_eq!(fields, expected);
+    assert_eq!((&json["policy"], &json["seeds"]), (&"round_robin".into(), &2.into()));
+    assert!(crate::simulate::report::table(&[point]).contains("round_robin"));
+}

@@ -31,13 +31,18 @@ impl Router for SessionHash {
     }
 }
 
-/// The replica that is free first. All that a pooled cache leaves to choose.
-pub(super) struct LeastWait;
+/// The replica that is free first, in turn where several are. All that a pooled cache leaves to choose.
+#[derive(Default)]
+pub(super) struct LeastWait {
+    turn: usize,
+}
 
 impl Router for LeastWait {
     fn submit(&mut self, _job: u32, scene: Scene<'_>, now: f64) -> Verdict {
+        let count = scene.cluster.setup().replicas;
+        self.turn += 1;
         let wait = |replica: &usize| scene.cluster.backlog_s(*replica, now);
-        let least = (0..scene.cluster.setup().replicas).min_by(|a, b| wait(a).total_cmp(&wait(b)));
-        Verdict::Go(least.unwrap_or(0))
+        let order = (0..count).map(|step| (self.turn + step) % count);
+        Verdict::Go(order.min_by(|a, b| wait(a).total_cmp(&wait(b))).unwrap_or(0))
     }
 }

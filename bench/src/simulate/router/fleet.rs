@@ -6,7 +6,8 @@ use super::{Router, RouterSetup, Scene, Verdict, told};
 use crate::simulate::Name;
 use crate::simulate::cluster::Served;
 use larder_routing::{
-    Decision, EndpointId, Fleet, HoldId, Now, Outcome, PolicyKind, RouteRequest, Settings, Submitted, Ticket, Usage,
+    Decision, EndpointId, Fleet, HoldId, Now, Outcome, PolicyKind, RouteRequest, Settings, Submitted, Ticket,
+    Usage,
 };
 use std::collections::BTreeMap;
 

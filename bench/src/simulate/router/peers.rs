@@ -29,10 +29,10 @@ pub(super) struct Chwbl {
 
 impl Chwbl {
     pub(super) fn new(scene: Scene<'_>) -> Self {
-        let point = |replica: usize, n: u64| (xxh3_64(&[replica as u64, n].map(u64::to_le_bytes).concat()), replica);
-        let mut ring: Vec<_> = replicas(scene)
-            .flat_map(|replica| (0..CHWBL_POINTS).map(move |n| point(replica, n)))
-            .collect();
+        let point =
+            |replica: usize, n: u64| (xxh3_64(&[replica as u64, n].map(u64::to_le_bytes).concat()), replica);
+        let mut ring: Vec<_> =
+            replicas(scene).flat_map(|replica| (0..CHWBL_POINTS).map(move |n| point(replica, n))).collect();
         ring.sort_unstable();
         Self { ring }
     }
@@ -107,7 +107,9 @@ impl Sight {
 
     fn held(&self, replica: usize, job: u32, scene: Scene<'_>) -> u64 {
         let chain = scene.work.chain(job);
-        self.models.as_ref().map_or_else(|| scene.cluster.held(replica, chain), |models| models[replica].held(chain))
+        self.models
+            .as_ref()
+            .map_or_else(|| scene.cluster.held(replica, chain), |models| models[replica].held(chain))
     }
 
     fn routed(&mut self, replica: usize, job: u32, scene: Scene<'_>) {
