@@ -66,3 +66,38 @@ fn names_in_results_are_the_names_on_the_command_line() {
         assert_eq!(serde_json::to_value(policy).unwrap(), policy.name());
     }
 }
+
+fn simulate(line: &str) -> Result<SimulateArgs, Error> {
+    let line = format!("larder-bench simulate --trace t --format agentic {line}");
+    let cli = parse(line.split_whitespace().map(Into::into))?.expect("no help was asked for");
+    let Command::Simulate(args) = cli.command else { panic!("not a simulation") };
+    Ok(*args)
+}
+
+#[test]
+fn simulate_takes_the_published_command() {
+    let args = simulate(
+        "--endpoints 4 --capacity 0.10 --sessions 200 --policy larder,chwbl,pooled_lru --view estimated --seeds 3 \
+         --model llama-70b --users 8 --warehouse 10 --link shared --from-s 1800 --hold-limit 300 --json f",
+    )
+    .unwrap();
+    assert_eq!((args.endpoints, args.capacity, args.seeds, args.users), (4, 0.1, 3, Some(8)));
+    assert_eq!(
+        args.policy.iter().map(|name| name.name()).collect::<Vec<_>>(),
+        ["larder", "chwbl", "pooled_lru"]
+    );
+    assert_eq!(simulate("").unwrap().hold_limit, 30.0);
+    for bad in
+        ["--users 4", "--warehouse 10", "--hold-limit -1", "--standard --full", "--policy magic", "--seeds 0"]
+    {
+        assert_eq!(simulate(bad).unwrap_err().exit_code(), 64, "{bad}");
+    }
+}
+
+#[test]
+fn simulated_policies_have_the_names_of_the_results() {
+    for name in crate::simulate::Name::value_variants() {
+        assert_eq!(name.to_possible_value().unwrap().get_name(), name.name());
+        assert_eq!(serde_json::to_value(name).unwrap(), name.name());
+    }
+}

@@ -117,13 +117,16 @@ pub(crate) fn push(chain: &mut Vec<Span>, first: u32, len: u32) {
     }
 }
 
+/// A prompt that was interned: the trace's ranges of ids, and its chain.
+type Past = (Vec<(u64, u64)>, Vec<Span>);
+
 /// The prefix tree of one scope; ids go on across scopes.
 #[derive(Default)]
 struct Tree {
     scope: String,
     /// By parent (`NONE` at the root) and the trace's id.
     children: IdMap<(u32, u64), u32>,
-    recent: Vec<(Vec<(u64, u64)>, Vec<Span>)>,
+    recent: Vec<Past>,
     nodes: u32,
 }
 
@@ -139,7 +142,7 @@ impl Tree {
     fn chain(&mut self, request: &Request, block_tokens: u64) -> Result<Vec<Span>, Error> {
         let whole = (request.input_tokens / block_tokens).min(request.blocks.len());
         let ranges: Vec<(u64, u64)> = cut(request.blocks.ranges(), whole);
-        let known = |(past, _): &(Vec<(u64, u64)>, Vec<Span>)| common(past, &ranges);
+        let known = |(past, _): &Past| common(past, &ranges);
         let best = self.recent.iter().enumerate().max_by_key(|(_, past)| known(past));
         let (shared, mut chain) = match best {
             Some((_, past)) => (known(past), leading(&past.1, known(past))),
