@@ -51,6 +51,8 @@ pub struct Metrics {
     pub kv_capacity_tokens: IntGaugeVec,
     /// Whether the endpoint may be chosen, 0 or 1.
     pub endpoint_up: IntGaugeVec,
+    /// Whether answers bear out what an endpoint is believed to hold.
+    pub endpoint_trusted: IntGaugeVec,
     /// The shadow price of a second of prefill, per pool.
     pub shadow_price: GaugeVec,
     /// Learned bytes of a prompt token, per pool.
@@ -158,6 +160,11 @@ impl Metrics {
             index_elements: make.gauges("larder_index_elements", "Chain elements believed held", endpoint)?,
             index_bytes: make.gauges("larder_index_bytes", "Bytes of the index", &["pool"])?,
             kv_capacity_tokens: make.gauges("larder_kv_capacity_tokens", "Modelled KV capacity", endpoint)?,
+            endpoint_trusted: make.gauges(
+                "larder_endpoint_trusted",
+                "Whether answers bear out what the endpoint is believed to hold",
+                endpoint,
+            )?,
             endpoint_up: make.gauges("larder_endpoint_up", "Whether the endpoint may be chosen", endpoint)?,
             shadow_price: make.float_gauges(
                 "larder_shadow_price",

@@ -6,7 +6,7 @@
 mod hold;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,7 +14,7 @@ use http::HeaderValue;
 use larder_identity::{ChainHasher, HasherSettings, PromptChain, ToolsOrder};
 use larder_routing::{
     Candidate, Decision, EndpointId, EndpointState, Fleet, NoEndpoint, Now, Outcome, PolicyKind,
-    RouteRequest, Settings, Ticket,
+    RouteRequest, Settings, Ticket, Trust,
 };
 use parking_lot::Mutex;
 
@@ -46,6 +46,8 @@ pub struct Endpoint {
     pub healthy: AtomicBool,
     /// Requests in flight, beside the fleet's own count: for the choice without it.
     in_flight: AtomicU32,
+    /// The [`Trust`] last told of, as its number.
+    trust: AtomicU8,
 }
 
 /// A model as an engine lists it.
@@ -149,6 +151,7 @@ impl Pool {
                     models: ArcSwap::default(),
                     healthy: AtomicBool::new(true),
                     in_flight: AtomicU32::new(0),
+                    trust: AtomicU8::new(Trust::Estimated as u8),
                 })
             })
             .collect();
@@ -294,6 +297,7 @@ impl Pool {
             m.uncached_tokens_in_flight.with_label_values(labels).set(gauge(e.uncached_tokens));
             m.index_elements.with_label_values(labels).set(gauge(e.elements));
             m.kv_capacity_tokens.with_label_values(labels).set(gauge(e.kv_tokens));
+            m.endpoint_trusted.with_label_values(labels).set(i64::from(e.trust == Trust::Estimated));
             m.endpoint_up.with_label_values(labels).set(i64::from(endpoint.healthy.load(Ordering::Relaxed)));
         }
         m.index_bytes.with_label_values(&[pool]).set(gauge(stats.index_bytes));
@@ -310,8 +314,24 @@ impl Pool {
         Now::from(self.origin.elapsed())
     }
 
-    fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        self.change(|fleet, now| fleet.finish(ticket, outcome, now));
+    /// Ends a request, and says so once when its answer changed what is to be believed of its endpoint.
+    fn settle(&self, ticket: Ticket, outcome: Outcome, endpoint: &Endpoint) {
+        let trust = self.change(|fleet, now| {
+            fleet.finish(ticket, outcome, now);
+            fleet.trust(endpoint.id)
+        });
+        let Some(trust) = trust else { return };
+        if endpoint.trust.swap(trust as u8, Ordering::Relaxed) != trust as u8 {
+            if trust == Trust::Estimated {
+                tracing::info!(
+                    pool = self.model,
+                    endpoint = endpoint.name,
+                    "its answers confirm what it holds"
+                );
+            } else {
+                tracing::warn!(pool = self.model, endpoint = endpoint.name, reason = %trust, "untrusted");
+            }
+        }
     }
 }
 
@@ -422,7 +442,7 @@ impl InFlight {
             self.record.settle(fate);
         }
         if let Some(ticket) = self.ticket.take() {
-            self.pool.finish(ticket, outcome);
+            self.pool.settle(ticket, outcome, &self.endpoint);
         }
     }
 }

@@ -124,3 +124,18 @@ async fn the_capacity_that_engines_report_is_used() {
         assert_eq!(proxy.metric("larder_kv_capacity_tokens", &[&label]).await, tokens);
     }
 }
+
+/// An engine without the flag that makes it tell: the log names it and the flag, once, and a metric shows it.
+#[tokio::test]
+async fn an_engine_that_never_tells_is_named_with_the_flag_to_add() {
+    let engine = Engine::start_with("127.0.0.1:0", &["--model", MODEL, "--time-scale=1000"]);
+    let proxy = Proxy::start(&[&engine], "").await;
+    let body = chat(&prose(8000, 1), 1, false);
+    for _ in 0..40 {
+        assert_eq!(client::chat(proxy.address, &body).await.status, 200);
+    }
+    assert_eq!(proxy.metric("larder_endpoint_trusted", &[]).await, 0.0);
+    let log = proxy.program.log();
+    assert_eq!(log.matches("--enable-prompt-tokens-details").count(), 1, "{log}");
+    assert!(log.contains(&engine.name()), "{log}");
+}

@@ -9,6 +9,7 @@ use crate::index::HolderId;
 use crate::load::Load;
 use crate::price::Crowd;
 use crate::random::name_digest;
+use crate::trust::Promises;
 
 /// Names an endpoint of one [`Fleet`](crate::Fleet). Stays unique after the endpoint is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,8 +74,7 @@ pub(crate) struct Endpoint {
     /// Sums over answers that told their cached tokens.
     pub(crate) predicted_cached_tokens: u64,
     pub(crate) actual_cached_tokens: u64,
-    /// Moving share of promised tokens that were really cached, 0 to 1.
-    pub(crate) trust: f64,
+    pub(crate) promises: Promises,
 }
 
 impl Endpoint {
@@ -92,7 +92,7 @@ impl Endpoint {
             foresight: Foresight::default(),
             predicted_cached_tokens: 0,
             actual_cached_tokens: 0,
-            trust: 1.0,
+            promises: Promises::default(),
         }
     }
 

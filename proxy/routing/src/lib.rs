@@ -63,6 +63,7 @@ mod random;
 mod settings;
 mod stats;
 mod time;
+mod trust;
 
 pub use decision::{Decision, NoEndpoint, Outcome, Reason, RouteRequest, Runner, Ticket, Usage};
 pub use endpoint::{EndpointId, EndpointState};
@@ -71,3 +72,4 @@ pub use hold::HoldId;
 pub use settings::{PolicyKind, Settings, UnknownPolicy};
 pub use stats::{Candidate, EndpointStats, FleetStats, Refused};
 pub use time::Now;
+pub use trust::Trust;

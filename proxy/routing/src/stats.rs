@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{EndpointId, EndpointState};
+use crate::{EndpointId, EndpointState, Trust};
 
 /// One endpoint's terms for a request, from [`Fleet::explain`](crate::Fleet::explain).
 #[derive(Debug, Clone, PartialEq)]
@@ -107,5 +107,7 @@ pub struct EndpointStats {
     /// Sum of cached tokens those answers told.
     pub actual_cached_tokens: u64,
     /// Moving share of promised tokens that were really cached, 0 to 1.
-    pub trust: f64,
+    pub kept_promises: f64,
+    /// How far the estimates are to be believed, and why not.
+    pub trust: Trust,
 }

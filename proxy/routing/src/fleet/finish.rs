@@ -3,16 +3,12 @@
 use super::Fleet;
 use super::requests::InFlight;
 use crate::estimate::TtftSample;
-use crate::{Now, Outcome, Ticket, Usage};
+use crate::{EndpointId, Now, Outcome, Ticket, Trust, Usage};
 
 /// Predictions within this share of the prompt are right.
 const TOLERANCE: f64 = 1.0 / 16.0;
 /// One answer moves the modelled capacity by this share.
 const CAPACITY_STEP: f64 = 0.01;
-/// Share of one answer in an endpoint's trust.
-const TRUST_STEP: f64 = 1.0 / 64.0;
-/// Below this trust an endpoint evidently does not keep what it computes, and promises are taken back.
-const TRUST_MIN: f64 = 0.25;
 
 impl Fleet {
     /// The first token of a streamed answer came: its prefill is over and its prompt is in the cache.
@@ -32,6 +28,11 @@ impl Fleet {
         if request.epoch == endpoint.epoch {
             self.index.confirm(endpoint.holder, &request.chain);
         }
+    }
+
+    /// How far the estimates about an endpoint's cache are to be believed; `None` for a removed one.
+    pub fn trust(&self, id: EndpointId) -> Option<Trust> {
+        Some(self.endpoint(id)?.promises.trust())
     }
 
     /// KV of this request's prompt was staged for its endpoint from a warehouse: the cached tokens that its answer will
@@ -84,11 +85,18 @@ impl Fleet {
 
     /// Compares the cached tokens that were promised with those the engine found.
     fn compare(&mut self, request: &InFlight, usage: Usage) {
-        let Some(cached) = usage.cached_tokens else { return };
-        let actual = cached.min(usage.prompt_tokens) as f64;
         let promised = tokens_of(request, request.matched, usage.prompt_tokens);
-        let seen = tokens_of(request, request.seen, usage.prompt_tokens);
         let tolerance = usage.prompt_tokens as f64 * TOLERANCE;
+        let Some(cached) = usage.cached_tokens else {
+            if promised > tolerance
+                && let Some(endpoint) = self.endpoint_mut(request.endpoint)
+            {
+                endpoint.promises.untold();
+            }
+            return;
+        };
+        let actual = cached.min(usage.prompt_tokens) as f64;
+        let seen = tokens_of(request, request.seen, usage.prompt_tokens);
         let Some(endpoint) = self.endpoint(request.endpoint) else { return };
         let full = self.is_full(endpoint, self.element_tokens());
         let Some(endpoint) = self.endpoint_mut(request.endpoint) else { return };
@@ -105,15 +113,11 @@ impl Fleet {
         if actual.min(seen) - promised > tolerance {
             endpoint.capacity.scale(1.0 + CAPACITY_STEP);
         }
-        if promised > 0.0 {
-            endpoint.trust += ((actual / promised).min(1.0) - endpoint.trust) * TRUST_STEP;
-        } else if actual > 0.0 {
-            endpoint.trust += (1.0 - endpoint.trust) * TRUST_STEP;
-        }
+        endpoint.promises.told(promised, actual);
         // What was missing has been computed by this very request and is there now, so the index is right again as
         // it stands, unless this engine does not keep what it computes.
         let (holder, current) = (endpoint.holder, endpoint.epoch == request.epoch);
-        if short && current && endpoint.trust < TRUST_MIN {
+        if short && current && endpoint.promises.trust() == Trust::Broken {
             let kept = (actual / usage.prompt_tokens.max(1) as f64 * request.prompt_bytes as f64
                 / f64::from(request.run_bytes.max(1))) as usize;
             let length = request.chain.len();

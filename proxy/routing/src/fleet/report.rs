@@ -57,7 +57,8 @@ impl Fleet {
                 base_s: line.base_s,
                 predicted_cached_tokens: endpoint.predicted_cached_tokens,
                 actual_cached_tokens: endpoint.actual_cached_tokens,
-                trust: endpoint.trust,
+                kept_promises: endpoint.promises.kept(),
+                trust: endpoint.promises.trust(),
             }
         });
         let rates = self.price.rates();

@@ -122,8 +122,9 @@ fn an_engine_that_keeps_nothing_loses_its_trust() {
     for turn in 0..120 {
         answer(&mut fleet, &chain(turn % 4, 0, 50), 0);
     }
-    let untrusted = fleet.snapshot(at(0.0)).endpoints[0].trust;
-    assert!(untrusted < 0.25, "{untrusted}");
+    let stats = fleet.snapshot(at(0.0)).endpoints[0].clone();
+    assert!(stats.kept_promises < 0.5, "{stats:?}");
+    assert_eq!(stats.trust, crate::Trust::Broken);
     let decision = fleet.route(&request(&chain(1, 0, 50)), at(60.0)).unwrap();
     assert_eq!(decision.matched_tokens, 0);
     fleet.finish(decision.ticket, answered(50 * ELEMENT, 0), at(61.0));
@@ -131,7 +132,9 @@ fn an_engine_that_keeps_nothing_loses_its_trust() {
     for turn in 0..200 {
         answer(&mut fleet, &chain(turn % 4, 0, 50), 50 * ELEMENT);
     }
-    assert!(fleet.snapshot(at(0.0)).endpoints[0].trust > 0.9);
+    let stats = fleet.snapshot(at(0.0)).endpoints[0].clone();
+    assert!(stats.kept_promises > 0.9, "{stats:?}");
+    assert_eq!(stats.trust, crate::Trust::Estimated);
     assert_eq!(fleet.explain(&request(&chain(1, 0, 50)), at(70.0))[0].matched_tokens, 50 * ELEMENT);
     assert_eq!(ids.len(), 1);
 }
