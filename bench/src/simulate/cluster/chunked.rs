@@ -4,7 +4,7 @@
 //! request that is mostly cached is through after one step, beside a long one. Decodes take part with their GPU time as
 //! tokens. Blocks enter the cache when their prefill is complete.
 
-use super::{Cluster, Prefill, Served};
+use super::{Cluster, DECODE_BATCH, Prefill, Served};
 use crate::simulate::workload::{Workload, leading};
 use crate::simulate::world::{Event, Events};
 use std::collections::VecDeque;
@@ -18,7 +18,8 @@ struct Part {
     /// Tokens that remain, and that the current step gives.
     left: f64,
     given: f64,
-    decode: bool,
+    /// Decodes: when the answer is complete at the earliest.
+    decode: Option<f64>,
 }
 
 /// One replica's batch.
@@ -37,7 +38,7 @@ impl Chunked {
     }
 
     fn prefills(&self) -> usize {
-        self.running.iter().filter(|part| !part.decode).count()
+        self.running.iter().filter(|part| part.decode.is_none()).count()
     }
 
     /// Shares `budget` tokens; returns how many were given.
@@ -74,8 +75,8 @@ impl Cluster {
         batch.running.retain(|part| !ready(part));
         done.sort_by_key(|part| part.job);
         for part in done {
-            if part.decode {
-                events.push(now, Event::End(part.job));
+            if let Some(earliest) = part.decode {
+                events.push(now.max(earliest), Event::End(part.job));
                 continue;
             }
             let cache = at % self.caches.len();
@@ -85,7 +86,8 @@ impl Cluster {
             if decode_s > 0.0 {
                 self.replicas[at].gpu_s += decode_s;
                 let left = decode_s * self.setup.rate;
-                self.replicas[at].chunked.running.push(Part { left, given: 0.0, decode: true, ..part });
+                let decode = Some(now + decode_s * DECODE_BATCH);
+                self.replicas[at].chunked.running.push(Part { job: part.job, left, given: 0.0, decode });
             } else {
                 events.push(now, Event::End(part.job));
             }
@@ -120,6 +122,6 @@ impl Cluster {
         replica.load.owed_tokens = replica.load.owed_tokens + uncached - expected;
         replica.uncached += uncached;
         replica.gpu_s += uncached as f64 / self.setup.rate;
-        replica.chunked.running.push(Part { job, left: uncached as f64, given: 0.0, decode: false });
+        replica.chunked.running.push(Part { job, left: uncached as f64, given: 0.0, decode: None });
     }
 }

@@ -94,6 +94,8 @@ fn golden_decode_and_warehouse() {
     // 4.5 s; 2 s of decode and 4.5 s behind it; 0.4 s of fetch and 0.5 s for the last tokens; 2 s of decode and 0.5 s.
     close(&outcome.ttfts, &[0.9, 3.4, 4.5, 11.0]);
     assert_eq!((outcome.local, outcome.fetched), (40, 40));
+    // The last first token comes at 53.4 s, and its answer's one token takes 64 times 2 s.
+    close(&[outcome.counted_s, outcome.gpu_s], &[181.4, 18.0]);
     // A link slower than the prefill is not used.
     setup.cluster.warehouse = Some(WarehouseSetup { blocks: 100, seconds_per_token: 0.2, shared: false });
     assert_eq!(run(&work, setup).unwrap().fetched, 0);
