@@ -9,9 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use larder_protocol::{BlockKey, Checksum, StoreNamespace};
+use larder_tiering::{Entry, Order, Rank};
 
 /// Slot numbers that an extent takes up, whatever its class: number = extent * this + index.
 pub const SLOTS_PER_EXTENT: u32 = 1024;
+
+/// How long it takes until a use of a chunk counts half. Turns of a conversation come minutes apart; what nobody asked
+/// for in an hour is worth a sixty-fourth of what is asked for now.
+const HALF_LIFE: Duration = Duration::from_secs(600);
 
 /// A chunk's name in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,8 +36,6 @@ pub(super) struct Held {
     pub(super) checksum: Checksum,
     /// When the bytes were last read back and found right.
     pub(super) verified: Option<Duration>,
-    /// Place in the order of use; unique.
-    pub(super) used: u64,
 }
 
 /// What a slot is doing.
@@ -68,8 +71,6 @@ pub(super) struct Extent {
 pub(super) struct Class {
     /// Free slots, lowest first, so that high extents empty.
     pub(super) free: BTreeSet<u32>,
-    /// Held and unpinned slots by order of use, the oldest first.
-    pub(super) evictable: BTreeMap<u64, u32>,
 }
 
 /// The slots of the host slab.
@@ -79,6 +80,8 @@ pub(super) struct Arena {
     pub(super) extents: Vec<Extent>,
     pub(super) pool: BTreeSet<u32>,
     pub(super) classes: BTreeMap<u64, Class>,
+    /// Every chunk held or being written, in the order in which they may go.
+    pub(super) order: Order,
     pub(super) pinned_bytes: u64,
     /// Generations changed since they were last taken, in order.
     changes: Vec<(u32, u64)>,
@@ -91,6 +94,7 @@ impl Arena {
             extents: (0..extents).map(|_| Extent::default()).collect(),
             pool: (0..extents).collect(),
             classes: BTreeMap::new(),
+            order: Order::new(HALF_LIFE),
             pinned_bytes: 0,
             changes: Vec::new(),
         }
@@ -156,11 +160,22 @@ impl Arena {
         }
     }
 
-    /// A slot of this class to write `name` into, and the chunks that were evicted for it. None if all that would
-    /// have to go is pinned, being written or quarantined.
-    pub(super) fn allocate(&mut self, stride: u64, name: ChunkName) -> Option<(u32, Vec<ChunkName>)> {
-        let mut evicted = Vec::new();
-        let slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut evicted))?;
+    /// A slot to write `name` into, of the class that the entry's bytes are, and the chunks that were evicted for it;
+    /// the chunk it continues is not one of them. None if all that would have to go is pinned, being written or
+    /// quarantined.
+    pub(super) fn allocate(
+        &mut self,
+        name: ChunkName,
+        entry: Entry,
+        used: u64,
+        now: Duration,
+    ) -> Option<(u32, Vec<ChunkName>)> {
+        let (stride, mut evicted) = (entry.bytes, Vec::new());
+        entry.parent.into_iter().for_each(|parent| self.order.hold(parent));
+        let slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut evicted));
+        entry.parent.into_iter().for_each(|parent| self.order.release(parent));
+        let slot = slot?;
+        self.order.enter(slot, entry, used, now);
         self.classes.get_mut(&stride).expect("it has a free slot").free.remove(&slot);
         self.slot_mut(slot).state = State::Writing(name);
         self.advance(slot, false);
@@ -185,55 +200,45 @@ impl Arena {
         self.classes.entry(stride).or_default().free.extend(first..first + fit);
     }
 
-    /// Evicts: another class's extent if all of it is colder than this class's coldest chunk, else that chunk.
+    /// Evicts: another class's extent, if all that has to go with it is worth less than this class's coldest chunk;
+    /// else that chunk.
     fn make_room(&mut self, stride: u64, evicted: &mut Vec<ChunkName>) -> Option<u32> {
-        let own = self.coldest(stride);
-        if let Some(extent) = self.colder_extent(stride, own.map(|(used, _)| used)) {
-            // Named before the first goes: evicting the last one gives the extent back.
-            let slots = self.extents[extent as usize].slots.iter().zip(extent * SLOTS_PER_EXTENT..);
-            let held: Vec<u32> = slots
-                .filter(|(slot, _)| matches!(slot.state, State::Held(_)))
-                .map(|(_, slot)| slot)
-                .collect();
-            evicted.extend(held.into_iter().map(|slot| self.evict(slot)));
+        let own = self.order.coldest(stride);
+        if let Some(doomed) = self.colder_extent(stride, own) {
+            evicted.extend(doomed.into_iter().map(|slot| self.evict(slot)));
             return self.free_slot(stride);
         }
-        let (_, slot) = own?;
-        evicted.push(self.evict(slot));
+        evicted.push(self.evict(own?.slot));
         // Evicting the last chunk of an extent gives the whole extent back; it is cut anew at once.
         self.free_slot(stride)
     }
 
-    fn coldest(&self, stride: u64) -> Option<(u64, u32)> {
-        self.classes.get(&stride)?.evictable.first_key_value().map(|(used, slot)| (*used, *slot))
-    }
-
-    /// The extent of another class that holds the coldest chunk there, if nothing in it is in use and nothing in it
-    /// was used after `than` (or this class has nothing to evict at all).
-    fn colder_extent(&self, stride: u64, than: Option<u64>) -> Option<u32> {
-        let others = self.classes.keys().filter(|other| **other != stride);
-        let (used, slot) = others.filter_map(|other| self.coldest(*other)).min()?;
-        if than.is_some_and(|than| used > than) {
+    /// What has to go, in this order, to empty the extent of another class that holds the coldest chunk there: its
+    /// chunks and those that continue them, wherever these lie. None if one of them is in use or ranks at `than` or
+    /// above (if `than` is none, this class has nothing to evict at all, and nothing ranks too high).
+    fn colder_extent(&self, stride: u64, than: Option<Rank>) -> Option<Vec<u32>> {
+        let coldest = self.order.coldest_beside(stride)?;
+        let extent = coldest.slot / SLOTS_PER_EXTENT;
+        let slots = &self.extents[extent as usize].slots;
+        if slots.iter().any(|slot| matches!(slot.state, State::Writing(_) | State::Quarantined)) {
             return None;
         }
-        let extent = slot / SLOTS_PER_EXTENT;
-        let gone = |slot: &Slot| match &slot.state {
-            State::Free => true,
-            State::Held(held) => slot.pins == 0 && than.is_none_or(|than| held.used < than),
-            State::Writing(_) | State::Quarantined => false,
-        };
-        self.extents[extent as usize].slots.iter().all(gone).then_some(extent)
+        let held = slots.iter().zip(extent * SLOTS_PER_EXTENT..);
+        let held: Vec<u32> =
+            held.filter(|(slot, _)| matches!(slot.state, State::Held(_))).map(|(_, slot)| slot).collect();
+        self.order.with_descendants(&held, than)
     }
 
-    /// Frees a held, unpinned slot. Returns what it held.
+    /// Frees a held, unpinned slot that no held chunk continues. Returns what it held.
     pub(super) fn evict(&mut self, slot: u32) -> ChunkName {
-        let found = self.slot_mut(slot);
-        assert_eq!(found.pins, 0, "a leased slot is never evicted");
-        let State::Held(held) = std::mem::replace(&mut found.state, State::Free) else {
+        assert!(
+            self.order.may_go(slot),
+            "a leased slot is never evicted, nor one that another chunk continues"
+        );
+        let State::Held(held) = std::mem::replace(&mut self.slot_mut(slot).state, State::Free) else {
             panic!("only a held slot is evicted");
         };
-        let stride = self.stride(slot);
-        self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&held.used);
+        self.order.remove(slot);
         self.advance(slot, false);
         self.freed(slot);
         held.name
@@ -262,22 +267,9 @@ impl Arena {
     /// A written slot becomes readable.
     pub(super) fn publish(&mut self, slot: u32, held: Held) {
         debug_assert!(matches!(self.slot(slot).state, State::Writing(_)), "only a write is published");
-        let (stride, used) = (self.stride(slot), held.used);
         self.slot_mut(slot).state = State::Held(held);
-        self.classes.get_mut(&stride).expect("its class exists").evictable.insert(used, slot);
+        self.order.release(slot);
         self.advance(slot, true);
-    }
-
-    /// Moves a held chunk in the order of use.
-    pub(super) fn touch(&mut self, slot: u32, used: u64) {
-        let (stride, pins) = (self.stride(slot), self.slot(slot).pins);
-        let Some(held) = self.held_mut(slot) else { return };
-        let before = std::mem::replace(&mut held.used, used);
-        if pins == 0 {
-            let class = self.classes.get_mut(&stride).expect("its class exists");
-            class.evictable.remove(&before);
-            class.evictable.insert(used, slot);
-        }
     }
 
     /// Holds a slot against eviction until [`Self::unpin`].
@@ -285,41 +277,31 @@ impl Arena {
         let stride = self.stride(slot);
         let found = self.slot_mut(slot);
         found.pins += 1;
-        if found.pins > 1 {
-            return;
+        if found.pins == 1 {
+            self.order.hold(slot);
+            self.pinned_bytes += stride;
         }
-        if let State::Held(held) = &found.state {
-            let used = held.used;
-            self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&used);
-        }
-        self.pinned_bytes += stride;
     }
 
     pub(super) fn unpin(&mut self, slot: u32) {
         let stride = self.stride(slot);
         let found = self.slot_mut(slot);
         found.pins -= 1;
-        if found.pins > 0 {
-            return;
+        if found.pins == 0 {
+            // A slot quarantined meanwhile has left the order.
+            self.order.release(slot);
+            self.pinned_bytes -= stride;
         }
-        if let State::Held(held) = &found.state {
-            let used = held.used;
-            self.classes.get_mut(&stride).expect("its class exists").evictable.insert(used, slot);
-        }
-        self.pinned_bytes -= stride;
     }
 
     /// Takes a held slot out of use for good; whoever is reading it sees the generation change. Returns what it held.
     pub(super) fn quarantine(&mut self, slot: u32) -> Option<ChunkName> {
-        let stride = self.stride(slot);
         let found = self.slot_mut(slot);
         if !matches!(found.state, State::Held(_)) {
             return None;
         }
         let State::Held(held) = std::mem::replace(&mut found.state, State::Quarantined) else { return None };
-        if found.pins == 0 {
-            self.classes.get_mut(&stride).expect("its class exists").evictable.remove(&held.used);
-        }
+        self.order.remove(slot);
         self.advance(slot, false);
         Some(held.name)
     }

@@ -1,8 +1,11 @@
 //! Offload and commit: from a session's region into the slab.
 
+use std::time::Duration;
+
 use larder_protocol::code::ErrorCode;
 use larder_protocol::message::{Committed, Offload, Offloading, Verdict, Verdicts};
 use larder_protocol::{Checksum, message};
+use larder_tiering::Entry;
 
 use super::arena::{Held, State};
 use super::registration::Layout;
@@ -32,7 +35,6 @@ pub(super) struct Copying {
     pub(super) slot: u32,
     name: ChunkName,
     bytes: u64,
-    used: u64,
 }
 
 impl Store {
@@ -66,6 +68,7 @@ impl Store {
         connection: ConnectionId,
         session_id: SessionId,
         commit: message::Commit,
+        now: Duration,
         out: &mut Vec<Output>,
     ) {
         let Some(layout) = self.serving(connection, session_id, commit.id, out) else { return };
@@ -88,7 +91,7 @@ impl Store {
             };
             self.recipes.note_keys(tag, &keys);
         }
-        self.begin(connection, session_id, &layout, commit, out);
+        self.begin(connection, session_id, &layout, commit, now, out);
     }
 
     /// Decides on each chunk and gives out the copies.
@@ -98,25 +101,32 @@ impl Store {
         session: SessionId,
         layout: &Layout,
         commit: message::Commit,
+        now: Duration,
         out: &mut Vec<Output>,
     ) {
         let id = CommitId(self.number());
         let numbers = self.use_numbers(commit.keys.len());
         let mut results = Vec::with_capacity(commit.keys.len());
         let mut copying = 0;
-        for ((index, key), region_slot) in (0_u64..).zip(commit.keys).zip(&commit.region_slots) {
+        // The chunk before, or the nearest one there is: keys of one commit are of one prompt, in its order.
+        let mut parent = None;
+        let keys = commit.keys.into_iter().zip(commit.end_tokens).zip(&commit.region_slots);
+        for (index, ((key, end), region_slot)) in (0_u64..).zip(keys) {
             let name = ChunkName { namespace: layout.namespace, key };
             let used = numbers - index;
             results.push(match self.chunks.get(&name) {
                 Some(slot) => {
-                    self.arena.touch(*slot, used);
+                    self.arena.order.touch(*slot, used, now);
+                    parent.into_iter().for_each(|parent| self.arena.order.link(*slot, parent));
+                    parent = Some(*slot);
                     self.counts.held_already_chunks += 1;
                     Verdict::Held
                 }
-                None => match self.write_slot(layout.stride, &name) {
+                None => match self.write_slot(&name, entry(layout, end, parent), used, now) {
                     Some(slot) => {
                         copying += 1;
-                        let copying = Copying { commit: id, slot, name, bytes: layout.chunk_bytes, used };
+                        parent = Some(slot);
+                        let copying = Copying { commit: id, slot, name, bytes: layout.chunk_bytes };
                         self.copy(session, copying, u64::from(*region_slot) * layout.stride, out);
                         Verdict::Accepted
                     }
@@ -136,11 +146,11 @@ impl Store {
     }
 
     /// A slot to write a new chunk into, if one can be had.
-    fn write_slot(&mut self, stride: u64, name: &ChunkName) -> Option<u32> {
+    fn write_slot(&mut self, name: &ChunkName, entry: Entry, used: u64, now: Duration) -> Option<u32> {
         if self.copies.len() >= self.settings.copies_max {
             return None;
         }
-        let (slot, evicted) = self.arena.allocate(stride, name.clone())?;
+        let (slot, evicted) = self.arena.allocate(name.clone(), entry, used, now)?;
         self.counts.evicted_chunks += evicted.len() as u64;
         for gone in evicted {
             self.chunks.remove(&gone);
@@ -163,7 +173,7 @@ impl Store {
         debug_assert!(matches!(self.arena.slot(done.slot).state, State::Writing(_)), "its slot waits for it");
         self.counts.stored_chunks += 1;
         self.counts.stored_bytes += done.bytes;
-        let held = Held { name: done.name, bytes: done.bytes, checksum, verified: None, used: done.used };
+        let held = Held { name: done.name, bytes: done.bytes, checksum, verified: None };
         self.arena.publish(done.slot, held);
         self.publish_generations(out);
         let commit = self.commits.get_mut(&done.commit).expect("its commit waits for it");
@@ -200,4 +210,8 @@ impl Store {
         }
         layout
     }
+}
+
+fn entry(layout: &Layout, end: u32, parent: Option<u32>) -> Entry {
+    Entry { bytes: layout.stride, tokens: layout.tokens_per_chunk, end, parent }
 }

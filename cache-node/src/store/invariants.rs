@@ -8,11 +8,15 @@ use super::{SLOTS_PER_EXTENT, Store};
 /// A named check.
 type Invariant = (&'static str, fn(&Store) -> bool);
 
-const INVARIANTS: [Invariant; 9] = [
+const INVARIANTS: [Invariant; 10] = [
     ("every named chunk has its slot, every slot in use its name", names_and_slots_agree),
     ("pins are exactly what leases and verifications hold", pins_are_holds),
     ("a pinned slot is held or quarantined, never free or being written", pinned_slots_are_readable),
-    ("exactly the held, unpinned slots can be evicted", evictable_is_held_and_unpinned),
+    (
+        "the order has every chunk, and lets none go that is pinned or being written",
+        the_order_has_every_chunk,
+    ),
+    ("the order keeps its own invariants", the_order_is_in_order),
     ("exactly the free slots of cut extents are in the free lists", free_lists_are_exact),
     ("an extent is in the pool or cut, and slots lie within it", extents_are_pooled_or_cut),
     ("a generation is even exactly where a chunk can be read", generations_say_readable),
@@ -63,18 +67,23 @@ fn pinned_slots_are_readable(store: &Store) -> bool {
     pinned.all(|(_, found)| matches!(found.state, State::Held(_) | State::Quarantined))
 }
 
-fn evictable_is_held_and_unpinned(store: &Store) -> bool {
-    let expected = store.arena.slots().filter_map(|(slot, found)| match &found.state {
-        State::Held(held) if found.pins == 0 => Some((held.used, slot)),
-        _ => None,
+fn the_order_has_every_chunk(store: &Store) -> bool {
+    let expected = store.arena.slots().filter_map(|(slot, found)| {
+        let held = matches!(found.state, State::Held(_));
+        let there = held || matches!(found.state, State::Writing(_));
+        there.then(|| (slot, store.arena.stride(slot), held && found.pins == 0))
     });
-    let expected: BTreeSet<(u64, u32)> = expected.collect();
-    let listed = store.arena.classes.iter().flat_map(|(stride, class)| {
-        class.evictable.iter().filter(|(_, slot)| store.arena.stride(**slot) == *stride)
-    });
-    let listed: BTreeSet<(u64, u32)> = listed.map(|(used, slot)| (*used, *slot)).collect();
-    let total: usize = store.arena.classes.values().map(|class| class.evictable.len()).sum();
-    listed == expected && total == expected.len()
+    let expected: BTreeMap<u32, (u64, bool)> =
+        expected.map(|(slot, stride, free)| (slot, (stride, free))).collect();
+    let right = |(slot, stride, may_go): (u32, u64, bool)| {
+        // What may not go though nobody holds it is continued by another; the order's own invariant knows.
+        expected.get(&slot).is_some_and(|(class, free)| *class == stride && (*free || !may_go))
+    };
+    store.arena.order.chunks().all(right) && store.arena.order.chunks().count() == expected.len()
+}
+
+fn the_order_is_in_order(store: &Store) -> bool {
+    store.arena.order.check_invariants().is_ok()
 }
 
 fn free_lists_are_exact(store: &Store) -> bool {

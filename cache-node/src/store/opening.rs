@@ -112,7 +112,10 @@ impl Store {
         }
         let numbers = self.use_numbers(held.chunks.len());
         for (index, pinned) in (0_u64..).zip(&held.chunks) {
-            self.arena.touch(pinned.slot, numbers - index);
+            self.arena.order.touch(pinned.slot, numbers - index, now);
+        }
+        for pair in held.chunks.windows(2) {
+            self.arena.order.link(pair[1].slot, pair[0].slot);
         }
         let (checked, checks) = self.checks(&held.chunks, now);
         let opening = Opening {

@@ -124,7 +124,7 @@ impl Store {
                 self.offload(id, session, &offload, out);
             }
             (ToNode::Commit(commit), Some(session), Role::Scheduler) => {
-                self.commit(id, session, commit, out);
+                self.commit(id, session, commit, now, out);
             }
             (ToNode::Epoch(epoch), Some(session), Role::Scheduler) => {
                 self.set_epoch(id, session, epoch.id, epoch.epoch, out);

@@ -121,11 +121,14 @@ impl EngineProcess {
     }
 }
 
-/// Stores so much of other keys that everything not held by a lease is evicted.
+/// Stores so much of other keys, and so often that they are worth more than what a test has used once or twice, that
+/// everything not held by a lease is evicted.
 fn flood(node: &node::Node, name: &str) {
     let mut engine = Engine::connect(&node.socket(), name, register(PART, 1, 9));
     for batch in 0..80 {
-        engine.offload(10_000 + batch * 8..10_000 + batch * 8 + 8);
+        for _ in 0..4 {
+            engine.offload(10_000 + batch * 8..10_000 + batch * 8 + 8);
+        }
     }
 }
 

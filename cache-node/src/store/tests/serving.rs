@@ -244,6 +244,80 @@ fn the_oldest_chunk_goes_first_and_the_beginning_of_a_prompt_last() {
 }
 
 #[test]
+fn what_another_chunk_continues_outlasts_it() {
+    let mut world = World::new(settings());
+    let engine = world.engine(1, &register(CHUNK, 1));
+    world.store_all(engine, 0..8);
+    world.later(1);
+    for batch in 1..4 {
+        world.store_all(engine, batch * 8..batch * 8 + 8);
+    }
+    // Alone, the end of the oldest prompt is asked for more than anything else: what it needs stays with it.
+    let touched = world.lease(engine, 7..8);
+    world.release(engine, touched.lease);
+    for first in [100, 108, 116] {
+        world.store_all(engine, first..first + 8);
+    }
+    let whole = world.lease(engine, 0..8);
+    assert_eq!(whole.slots.len(), 8, "not a hole in it");
+    world.release(engine, whole.lease);
+    assert_eq!(world.lease(engine, 100..124).slots.len(), 24, "and the rest went for those that came");
+}
+
+#[test]
+fn a_lookup_teaches_who_continues_whom() {
+    for taught in [true, false] {
+        let mut world = World::new(settings());
+        let engine = world.engine(1, &register(CHUNK, 1));
+        // The two halves of one prompt in commits of their own, the end first.
+        world.store_all(engine, 4..8);
+        world.store_all(engine, 0..4);
+        if taught {
+            let lease = world.lease(engine, 0..8);
+            world.release(engine, lease.lease);
+        }
+        world.later(1);
+        for _ in 0..4 {
+            let lease = world.lease(engine, 7..8);
+            world.release(engine, lease.lease);
+        }
+        for first in [100, 107, 114, 121] {
+            world.store_all(engine, first..first + 7);
+        }
+        let left = match world.lookup(engine, 0..8) {
+            ToEngine::Leased(lease) => lease.slots.len(),
+            _ => 0,
+        };
+        assert_eq!(left, if taught { 8 } else { 0 });
+    }
+}
+
+#[test]
+fn what_is_asked_for_often_outlasts_what_came_since_until_nobody_asks() {
+    let mut world = World::new(settings());
+    let engine = world.engine(1, &register(CHUNK, 1));
+    let fill = |world: &mut World, first: u64| {
+        for batch in 0..4 {
+            world.store_all(engine, first + batch * 8..first + batch * 8 + 8);
+        }
+    };
+    world.store_all(engine, 0..4);
+    for _ in 0..3 {
+        let lease = world.lease(engine, 0..4);
+        world.release(engine, lease.lease);
+    }
+    world.later(60);
+    fill(&mut world, 100);
+    assert_eq!(world.store.stats().chunks, 32);
+    let still = world.lease(engine, 0..4);
+    assert_eq!(still.slots.len(), 4, "a flood used once passes by");
+    world.release(engine, still.lease);
+    world.later(3600);
+    fill(&mut world, 200);
+    assert!(matches!(world.lookup(engine, 0..4), ToEngine::Miss(_)), "an hour later it is forgotten");
+}
+
+#[test]
 fn leased_chunks_are_never_evicted_and_stores_are_refused_instead() {
     let mut world = World::new(Settings { pinned_bytes_max: 4 * MIB, ..settings() });
     let engine = world.engine(1, &register(CHUNK, 1));
@@ -278,10 +352,11 @@ fn layout_classes_trade_extents() {
     assert_eq!(world.store_all(large, 500..502), [Verdict::Accepted; 2], "a cold extent changes hands");
     assert_eq!(world.lease(small, 24..32).slots.len(), 8, "the coldest one");
     assert!(matches!(world.lookup(small, 0..8), ToEngine::Miss(_)));
-    // And back again, once the large class is the colder one.
+    // And back again: a large chunk saves as many tokens and takes four times the bytes.
     world.store_all(small, 600..608);
-    let stats = world.store.stats();
-    assert_eq!(stats.chunks, 8 * 3 + 2);
+    assert_eq!(world.store.stats().chunks, 8 * 4);
+    assert!(matches!(world.lookup(large, 500..502), ToEngine::Miss(_)));
+    assert_eq!(world.lease(small, 24..32).slots.len(), 8);
 }
 
 #[test]
