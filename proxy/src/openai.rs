@@ -26,9 +26,14 @@ pub fn classify(method: &Method, path: &str) -> Call {
     let prompt = |path, api| {
         if method == Method::POST { Call::Prompt(api) } else { Call::WrongMethod { path, allowed: "POST" } }
     };
+    let post = *method == Method::POST;
     match path {
         "/v1/chat/completions" => prompt("/v1/chat/completions", Api::Chat),
         "/v1/completions" => prompt("/v1/completions", Api::Completions),
+        // What else there is under these paths is the engines' business.
+        "/v1/messages" if post => Call::Prompt(Api::Messages),
+        "/v1/responses" if post => Call::Prompt(Api::Responses),
+        "/v1/embeddings" if post => Call::Prompt(Api::Embeddings),
         "/v1/models" if method == Method::GET || method == Method::HEAD => Call::Models,
         "/v1/models" => Call::WrongMethod { path: "/v1/models", allowed: "GET" },
         _ => Call::Other,
@@ -48,7 +53,11 @@ mod tests {
             classify(&Method::GET, "/v1/completions"),
             Call::WrongMethod { allowed: "POST", .. }
         ));
-        assert_eq!(classify(&Method::POST, "/v1/embeddings"), Call::Other);
+        assert_eq!(classify(&Method::POST, "/v1/embeddings"), Call::Prompt(Api::Embeddings));
+        assert_eq!(classify(&Method::POST, "/v1/messages"), Call::Prompt(Api::Messages));
+        assert_eq!(classify(&Method::POST, "/v1/responses"), Call::Prompt(Api::Responses));
+        assert_eq!(classify(&Method::GET, "/v1/responses"), Call::Other);
+        assert_eq!(classify(&Method::POST, "/v1/messages/count_tokens"), Call::Other);
         assert_eq!(classify(&Method::GET, "/v1/completions/"), Call::Other);
     }
 }

@@ -24,17 +24,35 @@ pub struct Usage {
     pub cached_tokens: Option<u64>,
 }
 
+/// All spellings: chat, completions and embeddings say `prompt_tokens`, responses `input_tokens`, both of the whole
+/// prompt; Anthropic's messages say `input_tokens` of what was not cached, and the rest beside it.
 #[derive(Deserialize)]
 struct RawUsage {
-    prompt_tokens: u64,
-    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    input_tokens: Option<u64>,
     prompt_tokens_details: Option<RawDetails>,
+    input_tokens_details: Option<RawDetails>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct RawDetails {
-    #[serde(default)]
     cached_tokens: Option<u64>,
+}
+
+impl RawUsage {
+    fn usage(self) -> Option<Usage> {
+        let details = self.prompt_tokens_details.or(self.input_tokens_details);
+        let cached_tokens = details.and_then(|details| details.cached_tokens);
+        if let Some(prompt_tokens) = self.prompt_tokens {
+            return Some(Usage { prompt_tokens, cached_tokens });
+        }
+        let beside = self.cache_read_input_tokens.unwrap_or(0);
+        let created = self.cache_creation_input_tokens.unwrap_or(0);
+        let prompt_tokens = self.input_tokens?.saturating_add(beside).saturating_add(created);
+        Some(Usage { prompt_tokens, cached_tokens: cached_tokens.or(self.cache_read_input_tokens) })
+    }
 }
 
 /// Keeps the tail of an answer.
@@ -62,11 +80,11 @@ impl UsageScanner {
             let value = self.tail[at + KEY.len()..].trim_ascii_start();
             if value.first() == Some(&b'{') {
                 let mut values = serde_json::Deserializer::from_slice(value).into_iter::<RawUsage>();
-                if let Some(Ok(raw)) = values.next() {
-                    return Some(Usage {
-                        prompt_tokens: raw.prompt_tokens,
-                        cached_tokens: raw.prompt_tokens_details.and_then(|d| d.cached_tokens),
-                    });
+                // Anthropic's last event may tell only what was generated; an earlier one tells the prompt.
+                if let Some(Ok(raw)) = values.next()
+                    && let Some(usage) = raw.usage()
+                {
+                    return Some(usage);
                 }
             }
             // `null` in the events of a stream before the last, or something else of that name.

@@ -8,8 +8,10 @@
 mod aborts;
 mod admin;
 mod answers;
+mod apis;
 mod budget;
 mod connections;
+mod desync;
 mod drain;
 mod expect;
 mod explain;
@@ -22,6 +24,7 @@ mod held;
 mod interim;
 mod limits;
 mod lost;
+mod malformed;
 mod models;
 mod paths;
 mod policies;

@@ -15,6 +15,13 @@ pub enum Api {
     Chat,
     /// OpenAI completions: `prompt`, as text or token ids.
     Completions,
+    /// OpenAI embeddings: `input`, in the forms of a completion's `prompt`.
+    Embeddings,
+    /// Anthropic messages: `system`, `messages` and `tools`.
+    Messages,
+    /// OpenAI responses: `instructions`, `input` and `tools`. What `previous_response_id` stands for is not in the body,
+    /// so it is not in the chain.
+    Responses,
 }
 
 /// What one walk over a body gives.
@@ -31,6 +38,31 @@ pub struct ChainHasher {
     pub(crate) runs: RunHasher,
     pub(crate) tools_order: ToolsOrder,
     pub(crate) memo: ToolsMemo,
+}
+
+impl Api {
+    /// The member that holds the prompt.
+    pub(crate) fn prompt_key(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Messages => "messages",
+            Self::Completions => "prompt",
+            Self::Embeddings | Self::Responses => "input",
+        }
+    }
+
+    /// The member that stands in front of the prompt, where there is one.
+    pub(crate) fn front_key(self) -> Option<&'static str> {
+        match self {
+            Self::Messages => Some("system"),
+            Self::Responses => Some("instructions"),
+            _ => None,
+        }
+    }
+
+    /// Whether tools are part of the prompt.
+    pub(crate) fn has_tools(self) -> bool {
+        matches!(self, Self::Chat | Self::Messages | Self::Responses)
+    }
 }
 
 impl ChainHasher {

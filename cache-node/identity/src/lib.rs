@@ -53,8 +53,14 @@
 //! what comes before the first message whose role is `user` (with and without tools), and puts the tools there;
 //! without such a message they do not count.
 //!
+//! **Messages** (Anthropic) are as chat, and so are **responses**, whose `input` holds messages and other items: an
+//! item whose `type` is neither `message` nor null or absent is `FF`, `FA` and the item as JSON, and an `input` that is
+//! text is one message with the role `user`. The *front* (`system`, `instructions`), unless null or absent, is
+//! `FF`, `system`, `FE` and content, then padded with `F5` to a whole number of runs. It comes before all messages;
+//! with [`ToolsOrder::BeforeSystem`] the tools come before it.
+//!
 //! **Completions.** A text prompt is `FE` and text; a batch is its prompts in order, and a batch of one is that
-//! prompt. Token ids are `F8 54` and four bytes each (little-endian); in a batch four bytes `FF` stand between prompts.
+//! prompt. **Embeddings** likewise, from `input`. Token ids are `F8 54` and four bytes each (little-endian); in a batch four bytes `FF` stand between prompts.
 //!
 //! **Chain.** The canonical bytes are cut into runs of [`RunBytes`]; what is left at the end is counted and not hashed.
 //! `c[-1] = 0`, `c[i] = link(c[i-1], H(run i))`, and element `i` is `c[i] ^ namespace`.

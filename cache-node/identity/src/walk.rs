@@ -8,6 +8,8 @@ use crate::{Api, ChainHasher, Envelope, NoChain, Walk};
 mod calls;
 mod completion;
 mod finish;
+mod front;
+mod items;
 mod message;
 mod namespace;
 mod parts;
@@ -43,6 +45,8 @@ pub(crate) struct Walker<'h, 'a> {
     max_tokens: Value,
     max_completion_tokens: Value,
     namespace: Namespace,
+    /// `system` or `instructions`, which stand in front of all messages.
+    front: Value,
     tools: Value,
     /// The last prompt member: absent, hashed into `sink`, or without a chain.
     prompt: Result<(), NoChain>,
@@ -89,8 +93,9 @@ impl<'h, 'a> Walker<'h, 'a> {
             max_tokens: Value::Null,
             max_completion_tokens: Value::Null,
             namespace: Namespace::default(),
+            front: Value::Null,
             tools: Value::Null,
-            prompt: Err(NoChain::NoPrompt { key: prompt_key(api) }),
+            prompt: Err(NoChain::NoPrompt { key: api.prompt_key() }),
             sink: Sink::new(&hasher.runs, body.len()),
             tools_at: None,
             media: 0,
@@ -125,8 +130,10 @@ impl<'h, 'a> Walker<'h, 'a> {
         while let Some(key) = self.cursor.key(&mut first)? {
             self.envelope.has_members = true;
             let key = key.key(self.cursor.cpu, self.cursor.body, &mut space);
-            if key == prompt_key(self.api).as_bytes() {
+            if key == self.api.prompt_key().as_bytes() {
                 self.prompt_member()?;
+            } else if self.api.front_key().is_some_and(|front| key == front.as_bytes()) {
+                self.front = self.cursor.value()?;
             } else {
                 self.member(key)?;
             }
@@ -191,8 +198,9 @@ impl<'h, 'a> Walker<'h, 'a> {
         self.tools_at = None;
         self.media = 0;
         self.prompt = match self.api {
-            Api::Chat => self.messages(),
-            Api::Completions => self.completion(),
+            Api::Chat | Api::Messages => self.messages(),
+            Api::Completions | Api::Embeddings => self.completion(),
+            Api::Responses => self.items(),
         };
         if self.prompt.is_err() {
             self.cursor.at = start;
@@ -203,12 +211,5 @@ impl<'h, 'a> Walker<'h, 'a> {
 
     fn put_byte(&mut self, byte: u8) {
         self.sink.put_byte(byte);
-    }
-}
-
-fn prompt_key(api: Api) -> &'static str {
-    match api {
-        Api::Chat => "messages",
-        Api::Completions => "prompt",
     }
 }

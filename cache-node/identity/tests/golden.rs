@@ -156,3 +156,69 @@ fn namespace() {
     let model = link(link(hash(b"acme"), 1), hash(b"m1"));
     assert_eq!(chain.namespace(), link(link(model, 4), hash(b"\xFA{\"x\":true}")));
 }
+
+#[test]
+fn messages_with_a_system_prompt_behind_them() {
+    let body = r#"{"messages":[{"role":"user","content":"hello there, this is one whole run of sixty-four bytes"}],
+        "tools":[{"name": "f"}],"system":[{"type":"text","text":"be brief"},{"text":"and kind"}]}"#;
+    check(&Case {
+        api: Api::Messages,
+        order: ToolsOrder::BeforeSystem,
+        body: body.to_owned(),
+        canonical: [
+            padded(b"\xFA[{\"name\":\"f\"}]"),
+            padded(b"\xFFsystem\xFEbe brief\xFBand kind"),
+            b"\xFFuser\xFEhello there, this is one whole run of sixty-four bytes".to_vec(),
+        ]
+        .concat(),
+        elements: &[0xCCD9_DEF4_A408_8BDD, 0x7486_D35F_12A9_1D03],
+    });
+}
+
+#[test]
+fn responses_with_items_and_text() {
+    let call = r#"{"type":"function_call","call_id":"c1","name":"f","arguments":"{}"}"#;
+    let items = format!(
+        r#"{{"instructions":"be brief","input":[{call},{{"type":"message","role":"user","content":[{{"type":"input_text","text":"hello"}}]}}],"tools":[1]}}"#
+    );
+    let front = padded(b"\xFFsystem\xFEbe brief");
+    check(&Case {
+        api: Api::Responses,
+        order: ToolsOrder::FirstUserTurn,
+        body: items,
+        canonical: [
+            front.clone(),
+            padded(&[b"\xFF\xFA", call.as_bytes()].concat()),
+            padded(b"\xFA[1]"),
+            b"\xFFuser\xFEhello".to_vec(),
+        ]
+        .concat(),
+        elements: &[
+            0xFD32_D7F2_A0DC_17C3,
+            0x3915_AA07_E9B5_EC3C,
+            0x9D78_C1F5_F58E_BEBE,
+            0xDA4C_8C49_5720_C9D9,
+        ],
+    });
+    check(&Case {
+        api: Api::Responses,
+        order: ToolsOrder::BeforeSystem,
+        body: r#"{"input":"hello","instructions":"be brief"}"#.to_owned(),
+        canonical: [front, b"\xFFuser\xFEhello".to_vec()].concat(),
+        elements: &[0xFD32_D7F2_A0DC_17C3],
+    });
+}
+
+#[test]
+fn embeddings_are_hashed_as_completions() {
+    let text = "a text that is a little longer than one run of sixty-four bytes is";
+    for (api, key) in [(Api::Embeddings, "input"), (Api::Completions, "prompt")] {
+        check(&Case {
+            api,
+            order: ToolsOrder::BeforeSystem,
+            body: format!(r#"{{"{key}":"{text}"}}"#),
+            canonical: [b"\xFE", text.as_bytes()].concat(),
+            elements: &[0x9FAF_34E5_F047_DC48],
+        });
+    }
+}

@@ -7,11 +7,29 @@
 mod generator;
 mod oracle;
 
-use generator::{COMPACT, Node, Rng, SHUFFLED, SPACED, body, message};
+use generator::{COMPACT, Node, Rng, SHUFFLED, SPACED, body, item, message};
 use larder_identity::{Api, ChainHasher, HasherSettings, NoChain, RunBytes, Secret, Simd, ToolsOrder};
 use oracle::{Expected, Oracle, Sabotage};
 
 const RUNS: [usize; 4] = [64, 128, 256, 512];
+
+/// Every API, the one with the most forms more often.
+const APIS: [Api; 8] = [
+    Api::Chat,
+    Api::Chat,
+    Api::Chat,
+    Api::Completions,
+    Api::Embeddings,
+    Api::Messages,
+    Api::Responses,
+    Api::Responses,
+];
+
+/// A conversation: where its turns are, and what makes one.
+type Conversation = (Api, &'static str, fn(&mut Rng) -> Node);
+
+const CONVERSATIONS: [Conversation; 3] =
+    [(Api::Chat, "messages", message), (Api::Messages, "messages", message), (Api::Responses, "input", item)];
 
 struct Suite {
     oracle: Oracle,
@@ -59,7 +77,7 @@ impl Suite {
 }
 
 fn api(rng: &mut Rng) -> Api {
-    if rng.chance(75) { Api::Chat } else { Api::Completions }
+    rng.pick(&APIS)
 }
 
 fn shown(body: &[u8]) -> String {
@@ -106,6 +124,7 @@ fn every_sabotaged_definition_is_noticed() {
         Sabotage::FirstKeyWins,
         Sabotage::NoMessageMarker,
         Sabotage::ToolsLast,
+        Sabotage::NoFront,
     ];
     for sabotage in sabotages {
         let (_, broken, _) = spellings(sabotage, 500);
@@ -119,19 +138,20 @@ fn an_appended_message_only_extends_the_chain() {
     for suite in Suite::all(Sabotage::None) {
         for seed in 0..100 {
             let mut rng = Rng::new(seed + 77);
-            let Node::Envelope(mut members) = body(Api::Chat, &mut rng) else { unreachable!() };
-            members.retain(|(key, _)| key != "messages");
-            let mut turns = vec![message(&mut rng)];
+            let (api, prompt, turn) = rng.pick(&CONVERSATIONS);
+            let Node::Envelope(mut members) = body(api, &mut rng) else { unreachable!() };
+            members.retain(|(key, _)| key != prompt);
+            let mut turns = vec![turn(&mut rng)];
             let mut before: Vec<u64> = Vec::new();
             for _ in 0..5 {
                 let mut whole = members.clone();
-                whole.push(("messages".to_owned(), Node::List(turns.clone())));
+                whole.push((prompt.to_owned(), Node::List(turns.clone())));
                 let body = Node::Envelope(whole).write(SHUFFLED, &mut rng);
-                let (elements, _) = suite.check(Api::Chat, b"", &body).unwrap().unwrap();
+                let (elements, _) = suite.check(api, b"", &body).unwrap().unwrap();
                 assert!(elements.starts_with(&before), "{}", shown(&body));
                 extended += usize::from(elements.len() > before.len() && !before.is_empty());
                 before = elements;
-                turns.push(message(&mut rng));
+                turns.push(turn(&mut rng));
             }
         }
     }
@@ -144,19 +164,19 @@ fn prompts_share_exactly_the_runs_of_their_common_canonical_bytes() {
     for suite in Suite::all(Sabotage::None) {
         for seed in 0..200 {
             let mut rng = Rng::new(seed + 4242);
-            let Node::Envelope(members) = body(Api::Chat, &mut rng) else { unreachable!() };
-            let turns: Vec<Node> = (0..6).map(|_| message(&mut rng)).collect();
+            let (api, prompt, turn) = rng.pick(&CONVERSATIONS);
+            let Node::Envelope(members) = body(api, &mut rng) else { unreachable!() };
+            let turns: Vec<Node> = (0..6).map(|_| turn(&mut rng)).collect();
             let write = |turns: &[Node], rng: &mut Rng| {
-                let mut whole: Vec<_> =
-                    members.iter().filter(|(key, _)| key != "messages").cloned().collect();
-                whole.push(("messages".to_owned(), Node::List(turns.to_vec())));
+                let mut whole: Vec<_> = members.iter().filter(|(key, _)| key != prompt).cloned().collect();
+                whole.push((prompt.to_owned(), Node::List(turns.to_vec())));
                 Node::Envelope(whole).write(SHUFFLED, rng)
             };
             let mut other = turns.clone();
             let changed = rng.below(other.len());
-            other[changed] = message(&mut rng);
+            other[changed] = turn(&mut rng);
             let bodies = [write(&turns, &mut rng), write(&other, &mut rng)];
-            let [a, b] = bodies.map(|body| suite.check(Api::Chat, b"", &body).unwrap().unwrap());
+            let [a, b] = bodies.map(|body| suite.check(api, b"", &body).unwrap().unwrap());
             let common = a.1.stream.iter().zip(&b.1.stream).take_while(|(a, b)| a == b).count();
             let shared = a.0.iter().zip(&b.0).take_while(|(a, b)| a == b).count();
             assert_eq!(shared, common / suite.oracle.run);
@@ -254,9 +274,10 @@ fn every_prefix_of_a_body_is_survived() {
     let suite = Suite::new(64, ToolsOrder::FirstUserTurn, Sabotage::None);
     for seed in 0..20 {
         let mut rng = Rng::new(seed + 31);
-        let bytes = body(Api::Chat, &mut rng).write(SPACED, &mut rng);
+        let api = rng.pick(&APIS);
+        let bytes = body(api, &mut rng).write(SPACED, &mut rng);
         for len in 0..bytes.len() {
-            let walk = suite.hashers[0].walk(Api::Chat, b"", &bytes[..len]);
+            let walk = suite.hashers[0].walk(api, b"", &bytes[..len]);
             assert!(matches!(walk.prompt, Err(NoChain::NotJson { .. })), "{}", shown(&bytes[..len]));
             assert!(!walk.envelope.complete);
         }
@@ -274,7 +295,7 @@ fn garbage_is_survived() {
             .collect();
         let opened = [br#"{"messages":[{"content":"#.as_slice(), &garbage].concat();
         for bytes in [&garbage, &opened] {
-            for api in [Api::Chat, Api::Completions] {
+            for api in APIS {
                 let [walk, portable] = suite.hashers.each_ref().map(|hasher| hasher.walk(api, b"", bytes));
                 assert_eq!(walk, portable);
             }

@@ -55,6 +55,8 @@ impl Prompt {
         {
             prompt = walk(pool);
         }
+        // Only these bodies have a `kv_transfer_params` in all engines that know it: another would be refused for one.
+        prompt.places.complete &= matches!(api, Api::Chat | Api::Completions);
         if !matches!(call, Call::Prompt(_)) {
             prompt.chain = None;
             prompt.why = None;

@@ -60,3 +60,27 @@ fn garbage_is_no_usage() {
         assert_eq!(scan(&[garbage]), None, "{garbage}");
     }
 }
+
+#[test]
+fn messages_count_what_is_cached_beside_the_rest() {
+    let start = "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":30,\"cache_read_input_tokens\":64,\"cache_creation_input_tokens\":6,\"output_tokens\":1}}}\n\n";
+    let delta = "event: message_delta\ndata: {\"delta\":{},\"usage\":{\"output_tokens\":9}}\n\n";
+    let expected = Usage { prompt_tokens: 100, cached_tokens: Some(64) };
+    assert_eq!(scan(&[start, delta]), Some(expected));
+    let whole = r#"{"type":"message","usage":{"input_tokens":30,"output_tokens":9}}"#;
+    assert_eq!(scan(&[whole]), Some(Usage { prompt_tokens: 30, cached_tokens: None }));
+}
+
+#[test]
+fn responses_have_details_of_their_input() {
+    let end = r#"data: {"type":"response.completed","response":{"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":64},"output_tokens":5}}}"#;
+    assert_eq!(scan(&[end]), Some(Usage { prompt_tokens: 100, cached_tokens: Some(64) }));
+}
+
+#[test]
+fn a_usage_without_a_prompt_is_none() {
+    assert_eq!(scan(&[r#"{"usage":{"output_tokens":5}}"#]), None);
+    assert_eq!(scan(&[r#"{"usage":{"input_tokens":-5}}"#]), None);
+    let huge = r#"{"usage":{"input_tokens":18446744073709551615,"cache_read_input_tokens":5}}"#;
+    assert_eq!(scan(&[huge]), Some(Usage { prompt_tokens: u64::MAX, cached_tokens: Some(5) }));
+}

@@ -12,13 +12,13 @@ impl Walker<'_, '_> {
     pub(super) fn completion(&mut self) -> Result<(), NoChain> {
         let mut ahead = self.cursor;
         match ahead.peek() {
-            Some(b'n') => return ahead.value().and(Err(NoChain::NoPrompt { key: "prompt" })),
+            Some(b'n') => return ahead.value().and(Err(self.no_prompt())),
             Some(b'[') => ahead.at += 1,
             _ => return self.text_prompt(),
         }
         ahead.blank();
         match ahead.peek() {
-            Some(b']') => Err(NoChain::NoPrompt { key: "prompt" }),
+            Some(b']') => Err(self.no_prompt()),
             Some(b'"') => self.batch(|walker, _| walker.text_prompt()),
             Some(b'[') => {
                 self.open_tokens();
@@ -35,6 +35,10 @@ impl Walker<'_, '_> {
                 self.tokens(&mut { TOKENS_MAX })
             }
         }
+    }
+
+    fn no_prompt(&self) -> NoChain {
+        NoChain::NoPrompt { key: self.api.prompt_key() }
     }
 
     fn batch(

@@ -1,7 +1,7 @@
 //! From run hashes to chain elements.
 
 use super::Walker;
-use crate::{Api, NoChain, PromptChain};
+use crate::{NoChain, PromptChain, ToolsOrder};
 
 /// Elements that may be reserved and not used before the vector is cut to size: a body full of media reserves for
 /// bytes that are hashed to a few.
@@ -14,9 +14,19 @@ impl Walker<'_, '_> {
     pub(super) fn finish(mut self, scope: &[u8]) -> Result<PromptChain, NoChain> {
         self.prompt?;
         let namespace = self.namespace_hash(scope)?;
-        let tools = if self.api == Api::Chat { self.tools_runs()? } else { None };
+        let tools = if self.api.has_tools() { self.tools_runs()? } else { None };
+        let front = self.front_runs()?;
         let (mut elements, mut bytes) = self.sink.finish();
-        if let (Some(at), Some(tools)) = (self.tools_at, tools) {
+        let mut tools_at = self.tools_at;
+        if let Some((hashes, front_bytes)) = front {
+            // Tools that stand before the system prompt stand before it here too.
+            if self.hasher.tools_order == ToolsOrder::FirstUserTurn {
+                tools_at = tools_at.map(|at| at + hashes.len());
+            }
+            elements.splice(0..0, hashes);
+            bytes += front_bytes;
+        }
+        if let (Some(at), Some(tools)) = (tools_at, tools) {
             elements.splice(at..at, tools.hashes.iter().copied());
             bytes += tools.bytes;
         }

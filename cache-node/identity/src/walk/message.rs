@@ -6,7 +6,7 @@ use crate::{NoChain, Out, ToolsOrder};
 
 /// Members of the message under way, each the last of its name.
 #[derive(Clone, Copy, Default)]
-struct Message {
+pub(super) struct Message {
     role: Value,
     name: Value,
     tool_call_id: Value,
@@ -42,6 +42,12 @@ impl Walker<'_, '_> {
         if self.cursor.peek() != Some(b'{') {
             return Err(NoChain::Unsupported { what: "message", at: self.cursor.at });
         }
+        let message = self.read_message(&mut Value::Null)?;
+        self.put_message(&message)
+    }
+
+    /// Notes the members of the object at the cursor; `kind` becomes its `type`.
+    pub(super) fn read_message(&mut self, kind: &mut Value) -> Result<Message, NoChain> {
         self.cursor.at += 1;
         let mut message = Message::default();
         let mut first = true;
@@ -69,13 +75,14 @@ impl Walker<'_, '_> {
                 b"name" => self.cursor.read(&mut message.name)?,
                 b"reasoning_content" => self.cursor.read(&mut message.reasoning_content)?,
                 b"reasoning" => self.cursor.read(&mut message.reasoning)?,
+                b"type" => self.cursor.read(kind)?,
                 _ => self.cursor.skip()?,
             }
         }
-        self.put_message(&message)
+        Ok(message)
     }
 
-    fn put_message(&mut self, message: &Message) -> Result<(), NoChain> {
+    pub(super) fn put_message(&mut self, message: &Message) -> Result<(), NoChain> {
         self.place_tools(message.role);
         self.put_byte(marker::MESSAGE);
         self.put_value(message.role)?;
@@ -98,12 +105,21 @@ impl Walker<'_, '_> {
         if self.tools_at.is_some() {
             return;
         }
+        let Cursor { body, cpu, .. } = self.cursor;
+        let mut space = KeySpace::default();
+        let by_user = role.text().is_some_and(|role| role.key(cpu, body, &mut space) == b"user");
+        self.place_tools_before(by_user);
+    }
+
+    /// The same, for a message that is by the user or not.
+    pub(super) fn place_tools_before(&mut self, by_user: bool) {
+        if self.tools_at.is_some() {
+            return;
+        }
         match self.hasher.tools_order {
             ToolsOrder::BeforeSystem => self.tools_at = Some(0),
             ToolsOrder::FirstUserTurn => {
-                let Cursor { body, cpu, .. } = self.cursor;
-                let mut space = KeySpace::default();
-                if role.text().is_some_and(|role| role.key(cpu, body, &mut space) == b"user") {
+                if by_user {
                     self.sink.pad(marker::PAD);
                     self.tools_at = Some(self.sink.runs());
                 }

@@ -322,10 +322,57 @@ pub(crate) fn body(api: Api, rng: &mut Rng) -> Node {
             members.extend(maybe(rng, 3, "messages", |rng| free(rng, 1)));
             members.extend(maybe(rng, 3, "messages", |rng| Node::List(vec![message(rng)])));
         }
+        Api::Messages => {
+            members.extend(maybe(rng, 50, "tools", tools));
+            members.extend(maybe(rng, 60, "system", front));
+            members.extend(maybe(rng, 2, "system", |rng| text_or_odd(rng, 20)));
+            members.push(("messages", Node::List((0..rng.below(8)).map(|_| message(rng)).collect())));
+        }
+        Api::Responses => {
+            members.extend(maybe(rng, 50, "tools", tools));
+            members.extend(maybe(rng, 60, "instructions", front));
+            let input = if rng.chance(80) {
+                Node::List((0..rng.below(8)).map(|_| item(rng)).collect())
+            } else {
+                text_or_odd(rng, 80)
+            };
+            members.push(("input", input));
+        }
+        Api::Embeddings => members.push(("input", prompt(rng))),
         _ => members.push(("prompt", prompt(rng))),
     }
     members.extend(maybe(rng, 30, "kv_transfer_params", |rng| free(rng, 2)));
     envelope(members)
+}
+
+/// What stands in front of all messages.
+fn front(rng: &mut Rng) -> Node {
+    if rng.chance(30) {
+        Node::List((0..rng.below(4)).map(|_| part(rng)).collect())
+    } else {
+        text_or_odd(rng, 60)
+    }
+}
+
+/// An item of a response's input: mostly a message.
+pub(crate) fn item(rng: &mut Rng) -> Node {
+    let Node::Envelope(mut members) = message(rng) else { unreachable!("a message is an envelope") };
+    match rng.below(6) {
+        0 => {
+            let kind = rng.pick(&["function_call", "function_call_output", "reasoning", "messages"]);
+            Node::Object(vec![
+                ("type".to_owned(), text(kind)),
+                ("role".to_owned(), text("user")),
+                ("call_id".to_owned(), text_or_odd(rng, 2)),
+                ("arguments".to_owned(), free(rng, 2)),
+            ])
+        }
+        1 => {
+            members.push(("type".to_owned(), text("message")));
+            Node::Envelope(members)
+        }
+        _ => Node::Envelope(members),
+    }
 }
 
 fn prompt(rng: &mut Rng) -> Node {

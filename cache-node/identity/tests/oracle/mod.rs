@@ -49,6 +49,8 @@ pub(crate) enum Sabotage {
     NoMessageMarker,
     /// Tools stand behind the messages.
     ToolsLast,
+    /// `system` and `instructions` do not count.
+    NoFront,
 }
 
 /// The rules under which a body is read.
@@ -108,8 +110,11 @@ impl Oracle {
         let top: Members<'_> = serde_json::from_slice(body).ok()?;
         let mut expected = Expected { stream: Vec::new(), namespace: self.namespace(scope, &top), media: 0 };
         match api {
-            Api::Chat => self.chat(&top, &mut expected)?,
+            Api::Chat => self.chat(&top, ("messages", ""), &mut expected)?,
+            Api::Messages => self.chat(&top, ("messages", "system"), &mut expected)?,
+            Api::Responses => self.chat(&top, ("input", "instructions"), &mut expected)?,
             Api::Completions => self.completion(present(self.get(&top, "prompt"))?, &mut expected.stream)?,
+            Api::Embeddings => self.completion(present(self.get(&top, "input"))?, &mut expected.stream)?,
             _ => return None,
         }
         Some(expected)
@@ -136,19 +141,45 @@ impl Oracle {
         namespace
     }
 
-    fn chat(&self, top: &Members<'_>, expected: &mut Expected) -> Option<()> {
-        let messages = elements(present(self.get(top, "messages")))?;
+    fn chat(&self, top: &Members<'_>, (key, front): (&str, &str), expected: &mut Expected) -> Option<()> {
+        let raw = present(self.get(top, key));
+        let items = key == "input";
+        let user = string(raw).map(|_| format!(r#"{{"role":"user","content":{}}}"#, raw.unwrap().get()));
+        let user: Option<&RawValue> = user.as_deref().map(|user| serde_json::from_str(user).unwrap());
+        let messages = match user {
+            Some(user) if items => vec![user],
+            _ => elements(raw)?,
+        };
+        let front = present(self.get(top, front));
         let tools = present(self.get(top, "tools"))
             .filter(|tools| !elements(Some(tools)).is_some_and(|t| t.is_empty()));
         if messages.is_empty() {
             return None;
         }
         let mut placed = false;
+        if let Some(front) = front {
+            let first = self.tools_order == ToolsOrder::BeforeSystem;
+            if first
+                && let Some(tools) = tools
+                && self.sabotage != Sabotage::ToolsLast
+            {
+                placed = true;
+                self.json(tools, &mut expected.stream);
+                self.pad(&mut expected.stream);
+            }
+            if self.sabotage != Sabotage::NoFront {
+                expected.stream.extend(b"\xFFsystem\xFE");
+                self.content(Some(front), expected);
+                self.pad(&mut expected.stream);
+            }
+        }
         for raw in messages {
             let message = members(Some(raw))?;
+            let kind = present(self.get(&message, "type"));
+            let other = items && kind.is_some() && string(kind).as_deref() != Some("message");
             let here = match self.tools_order {
                 ToolsOrder::BeforeSystem => self.sabotage != Sabotage::ToolsLast,
-                _ => string(self.get(&message, "role")).as_deref() == Some("user"),
+                _ => !other && string(self.get(&message, "role")).as_deref() == Some("user"),
             };
             if here && !placed {
                 placed = true;
@@ -158,7 +189,12 @@ impl Oracle {
                     self.pad(&mut expected.stream);
                 }
             }
-            self.message(&message, expected);
+            if other {
+                expected.stream.push(0xFF);
+                self.json(raw, &mut expected.stream);
+            } else {
+                self.message(&message, expected);
+            }
         }
         if self.sabotage == Sabotage::ToolsLast
             && let Some(tools) = tools
@@ -185,7 +221,15 @@ impl Oracle {
         let reasoning = present(self.get(message, "reasoning_content")).or(self.get(message, "reasoning"));
         self.marked(0xF7, reasoning, out);
         out.push(0xFE);
-        let content = self.get(message, "content");
+        self.content(self.get(message, "content"), expected);
+        let calls = self.get(message, "tool_calls");
+        match elements(present(calls)) {
+            Some(calls) => calls.into_iter().for_each(|call| self.call(call, &mut expected.stream)),
+            None => self.marked(0xF9, calls, &mut expected.stream),
+        }
+    }
+
+    fn content(&self, content: Raw<'_>, expected: &mut Expected) {
         match elements(present(content)) {
             Some(parts) => {
                 for (index, part) in parts.into_iter().enumerate() {
@@ -195,12 +239,7 @@ impl Oracle {
                     self.part(part, expected);
                 }
             }
-            None => self.value(content, out),
-        }
-        let calls = self.get(message, "tool_calls");
-        match elements(present(calls)) {
-            Some(calls) => calls.into_iter().for_each(|call| self.call(call, &mut expected.stream)),
-            None => self.marked(0xF9, calls, &mut expected.stream),
+            None => self.value(content, &mut expected.stream),
         }
     }
 
