@@ -87,16 +87,57 @@ pub(crate) struct Type {
 
 #[derive(Debug, Clone)]
 pub(crate) enum What {
-    Move { to: Register, from: Source, kind: Type },
+    Move {
+        to: Register,
+        from: Source,
+        kind: Type,
+    },
     /// Between widths: sign- or zero-extended from `from`'s type, cut to `to`'s.
-    Convert { to: Register, from: Source, old: Type, new: Type },
-    Compute { to: Register, a: Source, b: Source, how: Binary, kind: Type },
-    Set { to: Register, a: Source, b: Source, how: Compare, kind: Type },
-    Select { to: Register, a: Source, b: Source, by: Register },
-    LoadParameter { to: Register, index: u16 },
-    Load { to: Vec<Register>, at: Source, offset: i64, kind: Type },
-    Store { from: Vec<Source>, at: Source, offset: i64, kind: Type },
-    Branch { to: u32 },
+    Convert {
+        to: Register,
+        from: Source,
+        old: Type,
+        new: Type,
+    },
+    Compute {
+        to: Register,
+        a: Source,
+        b: Source,
+        how: Binary,
+        kind: Type,
+    },
+    Set {
+        to: Register,
+        a: Source,
+        b: Source,
+        how: Compare,
+        kind: Type,
+    },
+    Select {
+        to: Register,
+        a: Source,
+        b: Source,
+        by: Register,
+    },
+    LoadParameter {
+        to: Register,
+        index: u16,
+    },
+    Load {
+        to: Vec<Register>,
+        at: Source,
+        offset: i64,
+        kind: Type,
+    },
+    Store {
+        from: Vec<Source>,
+        at: Source,
+        offset: i64,
+        kind: Type,
+    },
+    Branch {
+        to: u32,
+    },
     Return,
 }
 

@@ -16,7 +16,8 @@ struct Open {
     /// Steps that jump, and where to.
     jumps: Vec<(usize, u32, String)>,
     code: Vec<Step>,
-    in_body: bool,
+    /// Braces that are open.
+    depth: u32,
 }
 
 pub(super) fn module(text: &str) -> Result<Vec<Kernel>, Refused> {
@@ -29,9 +30,9 @@ pub(super) fn module(text: &str) -> Result<Vec<Kernel>, Refused> {
             open = outside(line).map_err(refused)?;
             continue;
         };
-        if line == "}" {
+        if line == "}" && kernel.depth == 1 {
             kernels.extend(open.take().map(close).transpose()?);
-        } else if kernel.in_body {
+        } else if kernel.depth > 0 {
             body(kernel, number, line).map_err(refused)?;
         } else {
             head(kernel, line).map_err(refused)?;
@@ -59,7 +60,7 @@ fn outside(line: &str) -> Parsed<Option<Open>> {
 fn head(kernel: &mut Open, line: &str) -> Parsed<()> {
     match line {
         "" | ")" => {}
-        "{" => kernel.in_body = true,
+        "{" => kernel.depth = 1,
         _ => {
             let words: Vec<&str> = line.trim_end_matches(',').split_whitespace().collect();
             let [".param", kind, name] = words[..] else { return Err(format!("unknown parameter: {line}")) };
@@ -71,8 +72,17 @@ fn head(kernel: &mut Open, line: &str) -> Parsed<()> {
 }
 
 fn body(kernel: &mut Open, number: u32, line: &str) -> Parsed<()> {
-    if line.is_empty() {
-        return Ok(());
+    match line {
+        "" => return Ok(()),
+        "{" => {
+            kernel.depth += 1;
+            return Ok(());
+        }
+        "}" => {
+            kernel.depth -= 1;
+            return Ok(());
+        }
+        _ => {}
     }
     if let Some(registers) = line.strip_prefix(".reg ") {
         return declare(kernel, registers);
@@ -97,15 +107,21 @@ fn body(kernel: &mut Open, number: u32, line: &str) -> Parsed<()> {
     Ok(())
 }
 
-/// `.b64 %rd<49>;`: registers %rd0 to %rd48.
+/// `.b64 %rd<49>;`: registers %rd0 to %rd48; `.b64 %lhs;`: one. A block in braces may declare a name again.
 fn declare(kernel: &mut Open, line: &str) -> Parsed<()> {
     let wrong = || format!("unknown registers: {line}");
     let (_, name) = line.split_once(char::is_whitespace).ok_or_else(wrong)?;
-    let (prefix, count) = name.trim().trim_end_matches([';', '>']).split_once('<').ok_or_else(wrong)?;
-    let count: u16 = count.parse().map_err(|_| wrong())?;
-    for index in 0..count {
+    let name = name.trim().trim_end_matches(';');
+    let names: Vec<String> = match name.trim_end_matches('>').split_once('<') {
+        Some((prefix, count)) => {
+            let count: u16 = count.parse().map_err(|_| wrong())?;
+            (0..count).map(|index| format!("{prefix}{index}")).collect()
+        }
+        None => vec![name.to_owned()],
+    };
+    for name in names {
         let place = Register::try_from(kernel.registers.len()).map_err(|_| "too many registers")?;
-        kernel.registers.insert(format!("{prefix}{index}"), place);
+        kernel.registers.entry(name).or_insert(place);
     }
     Ok(())
 }
@@ -181,12 +197,13 @@ fn instruction(kernel: &mut Open, line: u32, operation: &str, operands: &[String
         ["ld", "param", kind] => {
             let kind = type_of(kind)?;
             let name = operand(1)?.trim_matches(['[', ']']);
-            let index =
-                kernel.parameters.iter().position(|(n, bytes)| n == name && *bytes == kind.bytes);
+            let index = kernel.parameters.iter().position(|(n, bytes)| n == name && *bytes == kind.bytes);
             let index = index.ok_or_else(|| format!("no parameter {name} of this type"))? as u16;
             Ok(What::LoadParameter { to: register(kernel, operand(0)?)?, index })
         }
         ["ld" | "st", ..] => access(kernel, &parts, operands).map_err(|why| format!("{}: {why}", unknown())),
+        // Of no type we know, so of none of the registers below.
+        _ if type_of(parts.last().copied().unwrap_or_default()).is_err() => Err(unknown()),
         _ => {
             let to = register(kernel, operand(0)?)?;
             let a = source(kernel, operand(1)?)?;
@@ -198,14 +215,20 @@ fn instruction(kernel: &mut Open, line: u32, operation: &str, operands: &[String
 }
 
 /// Instructions that touch registers only.
-fn register_only(parts: &[&str], to: Register, a: Source, b: Option<Source>, by: Option<Register>) -> Option<What> {
+fn register_only(
+    parts: &[&str],
+    to: Register,
+    a: Source,
+    b: Option<Source>,
+    by: Option<Register>,
+) -> Option<What> {
     let kind = type_of(parts.last()?).ok();
     match (parts, b) {
         (["mov", _], None) => Some(What::Move { to, from: a, kind: kind? }),
-        (["cvta", "to", "global", _], None) => Some(What::Move { to, from: a, kind: kind? }),
-        (["cvt", new, _], None) => {
-            Some(What::Convert { to, from: a, old: kind?, new: type_of(new).ok()? })
+        (["cvta", "to", "global", _] | ["cvta", "global", _], None) => {
+            Some(What::Move { to, from: a, kind: kind? })
         }
+        (["cvt", new, _], None) => Some(What::Convert { to, from: a, old: kind?, new: type_of(new).ok()? }),
         (["selp", _], Some(b)) => Some(What::Select { to, a, b, by: by? }),
         (["setp", how, _], Some(b)) => {
             let how = match *how {

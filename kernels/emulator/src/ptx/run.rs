@@ -45,7 +45,12 @@ struct Thread<'a> {
 type Done<T> = Result<T, (u32, String)>;
 
 /// Runs all threads of a launch.
-pub(crate) fn launch(kernel: &Kernel, grid: Grid, parameters: &[u64], memory: &dyn Memory) -> Result<(), Fault> {
+pub(crate) fn launch(
+    kernel: &Kernel,
+    grid: Grid,
+    parameters: &[u64],
+    memory: &dyn Memory,
+) -> Result<(), Fault> {
     for block in places(grid.blocks) {
         for thread in places(grid.threads) {
             let registers = vec![None; kernel.registers];
@@ -143,7 +148,10 @@ impl Thread<'_> {
     fn address(&self, at: Source, offset: i64, bytes: usize) -> Done<u64> {
         let at = self.get(at)?.wrapping_add_signed(offset);
         if !at.is_multiple_of(bytes as u64) {
-            return Err((MISALIGNED_ADDRESS, format!("{bytes} bytes at {at:#x}, which is no multiple of it")));
+            return Err((
+                MISALIGNED_ADDRESS,
+                format!("{bytes} bytes at {at:#x}, which is no multiple of it"),
+            ));
         }
         Ok(at)
     }
@@ -196,8 +204,20 @@ fn compute(a: u64, b: u64, how: Binary, kind: Type) -> u64 {
         Binary::Subtract => a.wrapping_sub(b),
         Binary::Multiply => a.wrapping_mul(b),
         Binary::MultiplyWide => return cut(wide_a.wrapping_mul(wide_b) as u64, kind.bytes * 2),
-        Binary::Minimum => if less { a } else { b },
-        Binary::Maximum => if less { b } else { a },
+        Binary::Minimum => {
+            if less {
+                a
+            } else {
+                b
+            }
+        }
+        Binary::Maximum => {
+            if less {
+                b
+            } else {
+                a
+            }
+        }
         Binary::And => a & b,
         Binary::Or => a | b,
         Binary::Xor => a ^ b,

@@ -13,7 +13,9 @@ impl Memory for Bytes {
     fn load(&self, at: u64, into: &mut [u8]) -> bool {
         let from = at.wrapping_sub(BASE) as usize;
         let bytes = self.0.borrow();
-        let Some(bytes) = from.checked_add(into.len()).and_then(|end| bytes.get(from..end)) else { return false };
+        let Some(bytes) = from.checked_add(into.len()).and_then(|end| bytes.get(from..end)) else {
+            return false;
+        };
         into.copy_from_slice(bytes);
         true
     }
@@ -21,7 +23,9 @@ impl Memory for Bytes {
     fn store(&self, at: u64, new: &[u8]) -> bool {
         let from = at.wrapping_sub(BASE) as usize;
         let mut bytes = self.0.borrow_mut();
-        let Some(bytes) = from.checked_add(new.len()).and_then(|end| bytes.get_mut(from..end)) else { return false };
+        let Some(bytes) = from.checked_add(new.len()).and_then(|end| bytes.get_mut(from..end)) else {
+            return false;
+        };
         bytes.copy_from_slice(new);
         true
     }
