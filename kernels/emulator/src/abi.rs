@@ -155,6 +155,12 @@ functions! {
         put(to, state.device.write().allocate(bytes)?)
     }
     context cuMemFree_v2(at: u64) state { state.drain(); state.device.write().remove(at, false) }
+    context cuMemGetAddressRange_v2(base: *mut u64, bytes: *mut usize, at: u64) state {
+        let device = state.device.read();
+        let mapping = &device.find(at, 1).ok_or(INVALID_VALUE)?.mapping;
+        put(base, mapping.address())?;
+        put(bytes, mapping.bytes())
+    }
     context cuMemHostRegister_v2(at: *mut c_void, bytes: usize, _flags: c_uint) state {
         if at.is_null() || bytes == 0 { return Err(INVALID_VALUE); }
         state.pin(at as u64, bytes)

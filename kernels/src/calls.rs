@@ -1,0 +1,114 @@
+//! The driver's functions, all looked up before the first is called.
+//!
+//! cudarc finds and opens the library; its own wrappers panic where a symbol is missing, and read result codes into an
+//! enum that a newer driver's code does not fit. So the table is ours, with codes as numbers.
+
+#![expect(unsafe_code, reason = "looks up functions of the driver and calls them")]
+#![allow(non_snake_case, reason = "the driver's names")]
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{CUipcEventHandle, CUipcMemHandle};
+
+use crate::error::GpuError;
+
+macro_rules! calls {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {
+        /// The functions, by the driver's names.
+        #[derive(Debug)]
+        pub(crate) struct Calls {
+            $($name: unsafe extern "C" fn($($kind),*) -> c_uint,)*
+            cuGetErrorName: unsafe extern "C" fn(c_uint, *mut *const c_char) -> c_uint,
+        }
+
+        impl Calls {
+            /// Looks up all functions.
+            ///
+            /// # Errors
+            /// The first that this driver lacks.
+            ///
+            /// # Safety
+            /// `sys::is_culib_present()` has said yes.
+            pub(crate) unsafe fn find() -> Result<Self, &'static str> {
+                // SAFETY: the library is there (the caller's promise), so this opens it.
+                let library = unsafe { sys::culib() };
+                Ok(Self {
+                    $($name: {
+                        // SAFETY: the signature is that of the driver's documentation.
+                        let found = unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) };
+                        *found.map_err(|_| stringify!($name))?
+                    },)*
+                    cuGetErrorName: {
+                        // SAFETY: as above.
+                        let found = unsafe { library.get(b"cuGetErrorName\0") };
+                        *found.map_err(|_| "cuGetErrorName")?
+                    },
+                })
+            }
+
+            $(
+                /// # Safety
+                /// The driver's documentation of the function: pointers to what it says, handles that are alive.
+                #[allow(clippy::too_many_arguments, reason = "the driver's signature")]
+                pub(crate) unsafe fn $name(&self, $($argument: $kind),*) -> Result<(), GpuError> {
+                    // SAFETY: the caller's promise.
+                    let code = unsafe { (self.$name)($($argument),*) };
+                    self.checked(stringify!($name), code)
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    cuInit(flags: c_uint);
+    cuDriverGetVersion(version: *mut c_int);
+    cuDeviceGetCount(count: *mut c_int);
+    cuDeviceGet(device: *mut CUdevice, ordinal: c_int);
+    cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: CUdevice);
+    cuDeviceGetName(name: *mut c_char, length: c_int, device: CUdevice);
+    cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
+    cuDevicePrimaryCtxRelease_v2(device: CUdevice);
+    cuCtxSetCurrent(context: CUcontext);
+    cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
+    cuStreamDestroy_v2(stream: CUstream);
+    cuStreamSynchronize(stream: CUstream);
+    cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
+    cuEventCreate(event: *mut CUevent, flags: c_uint);
+    cuEventDestroy_v2(event: CUevent);
+    cuEventRecord(event: CUevent, stream: CUstream);
+    cuEventQuery(event: CUevent);
+    cuEventSynchronize(event: CUevent);
+    cuIpcGetEventHandle(handle: *mut CUipcEventHandle, event: CUevent);
+    cuIpcOpenEventHandle(event: *mut CUevent, handle: CUipcEventHandle);
+    cuMemAlloc_v2(at: *mut CUdeviceptr, bytes: usize);
+    cuMemFree_v2(at: CUdeviceptr);
+    cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, at: CUdeviceptr);
+    cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint);
+    cuMemHostUnregister(at: *mut c_void);
+    cuIpcGetMemHandle(handle: *mut CUipcMemHandle, at: CUdeviceptr);
+    cuIpcOpenMemHandle_v2(at: *mut CUdeviceptr, handle: CUipcMemHandle, flags: c_uint);
+    cuIpcCloseMemHandle(at: CUdeviceptr);
+    cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
+    cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
+    cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
+    cuModuleUnload(module: CUmodule);
+    cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    cuLaunchKernel(function: CUfunction, bx: c_uint, by: c_uint, bz: c_uint, tx: c_uint, ty: c_uint, tz: c_uint,
+                   shared: c_uint, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void);
+}
+
+impl Calls {
+    fn checked(&self, call: &'static str, code: c_uint) -> Result<(), GpuError> {
+        if code == 0 {
+            return Ok(());
+        }
+        let mut name = std::ptr::null();
+        // SAFETY: writes a pointer to a string that lives as long as the library, or nothing.
+        let known = unsafe { (self.cuGetErrorName)(code, &mut name) } == 0 && !name.is_null();
+        // SAFETY: as above.
+        let name = known.then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned());
+        Err(GpuError { call, code, name: name.unwrap_or_else(|| "a code without a name".into()) })
+    }
+}
