@@ -64,8 +64,10 @@ impl Driver {
         if let Some(path) = library {
             // SAFETY: the operator names this library as the CUDA driver; what its initialisers do is on that word.
             let opened = unsafe { libloading::Library::new(path) };
-            let opened = opened
-                .map_err(|error| NoGpu::NotOpened { path: path.display().to_string(), why: error.to_string() })?;
+            let opened = opened.map_err(|error| NoGpu::NotOpened {
+                path: path.display().to_string(),
+                why: error.to_string(),
+            })?;
             // Stays open: the loader then answers its SONAME, which is how cudarc asks for it.
             std::mem::forget(opened);
         }

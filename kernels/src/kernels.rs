@@ -95,8 +95,14 @@ impl Kernels {
             written,
         };
         let none = std::ptr::null_mut();
-        let mut kernels =
-            Self { device: device.clone(), modules: Vec::new(), scatter: none, gather: none, checksum: none, notes };
+        let mut kernels = Self {
+            device: device.clone(),
+            modules: Vec::new(),
+            scatter: none,
+            gather: none,
+            checksum: none,
+            notes,
+        };
         let pages = kernels.module(PAGES_PTX)?;
         kernels.scatter = kernels.function(pages, c"larder_scatter")?;
         kernels.gather = kernels.function(pages, c"larder_gather")?;
@@ -129,8 +135,9 @@ impl Kernels {
     /// Takes a slot, or says that all are on their way.
     pub(crate) fn slot(self: &Arc<Self>) -> Result<Slot, GpuError> {
         let index = self.notes.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let index = index
-            .ok_or_else(|| GpuError::refused("Kernels::slot", format!("{SLOTS} transfers are on their way")))?;
+        let index = index.ok_or_else(|| {
+            GpuError::refused("Kernels::slot", format!("{SLOTS} transfers are on their way"))
+        })?;
         Ok(Slot { kernels: Arc::clone(self), index })
     }
 
@@ -153,12 +160,18 @@ impl Kernels {
         }
         stream.copy_in((&self.notes.device, place), (&self.notes.host, place), blocks.len() * 4)?;
         let function = if direction == Direction::Scatter { self.scatter } else { self.gather };
-        let (chunk, table, numbers) = (slab.address() + at as u64, kv.table(), self.notes.device.address() + place as u64);
+        let (chunk, table, numbers) =
+            (slab.address() + at as u64, kv.table(), self.notes.device.address() + place as u64);
         let grid = (kv.layout().layers().len() as u32, blocks.len() as u32, PAGE_THREADS);
         // SAFETY: the parameters are those of `cuda/pages.cu`, in its order; every access is inside the chunk, the
         // table, the numbers and the cache, which `Layout` was checked against.
         unsafe {
-            self.start(function, stream, grid, &mut [pointer(&chunk), pointer(&table), pointer(&numbers), pointer(&first)])
+            self.start(
+                function,
+                stream,
+                grid,
+                &mut [pointer(&chunk), pointer(&table), pointer(&numbers), pointer(&first)],
+            )
         }
     }
 
@@ -175,13 +188,19 @@ impl Kernels {
         crate::memory::within("Kernels::sums", sums, pieces * 8, slab.bytes())?;
         let blocks = u32::try_from(pieces.div_ceil(SUM_THREADS as usize)).unwrap_or(0);
         if at % 8 != 0 || sums % 8 != 0 || blocks == 0 {
-            let why = format!("{bytes} bytes at {at}, sums at {sums}: both at multiples of 8, and some bytes");
+            let why =
+                format!("{bytes} bytes at {at}, sums at {sums}: both at multiples of 8, and some bytes");
             return Err(GpuError::refused("Kernels::sums", why));
         }
         let (chunk, bytes, sums) = (slab.address() + at as u64, bytes as u64, slab.address() + sums as u64);
         // SAFETY: the parameters are those of `cuda/checksum.cu`; both ranges are inside the slab.
         unsafe {
-            self.start(self.checksum, stream, (blocks, 1, SUM_THREADS), &mut [pointer(&chunk), pointer(&bytes), pointer(&sums)])
+            self.start(
+                self.checksum,
+                stream,
+                (blocks, 1, SUM_THREADS),
+                &mut [pointer(&chunk), pointer(&bytes), pointer(&sums)],
+            )
         }
     }
 

@@ -54,7 +54,12 @@ impl Layout {
     ///
     /// # Errors
     /// A layer does not fit, or a count is beyond what a kernel can be started for.
-    pub fn new(layers: Vec<Layer>, blocks: u32, chunk_blocks: u32, cache_bytes: u64) -> Result<Self, LayoutError> {
+    pub fn new(
+        layers: Vec<Layer>,
+        blocks: u32,
+        chunk_blocks: u32,
+        cache_bytes: u64,
+    ) -> Result<Self, LayoutError> {
         for (count, what, most) in [
             (layers.len() as u64, "layers", LAYERS_MAX),
             (u64::from(blocks), "blocks", u64::from(u32::MAX)),

@@ -194,8 +194,9 @@ impl ImportedKv {
         let stream = CopyStream::create(&self.device, 0)?;
         let from = table.as_ptr().cast::<c_void>();
         // SAFETY: the slab has the table's size, and both stay until the stream has drained, on the next line.
-        let copied =
-            unsafe { self.device.calls()?.cuMemcpyHtoDAsync_v2(slab.address(), from, table.len(), stream.stream) };
+        let copied = unsafe {
+            self.device.calls()?.cuMemcpyHtoDAsync_v2(slab.address(), from, table.len(), stream.stream)
+        };
         if let Err(error) = copied.and_then(|()| stream.drain()) {
             // The copy may still run.
             std::mem::forget((table, slab));

@@ -94,7 +94,12 @@ impl CopyStream {
         let target = (host.address() + to) as *mut c_void;
         // SAFETY: as above; nothing in this process reads or writes pinned memory but through copies.
         unsafe {
-            self.device.calls()?.cuMemcpyDtoHAsync_v2(target, slab.address() + from as u64, bytes, self.stream)
+            self.device.calls()?.cuMemcpyDtoHAsync_v2(
+                target,
+                slab.address() + from as u64,
+                bytes,
+                self.stream,
+            )
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::stream::CopyStream;
 #[derive(Debug)]
 struct Held {
     stream: Arc<CopyStream>,
-    slab: Arc<LandingSlab>,
-    host: Option<Arc<PinnedRegion>>,
-    kv: Option<Arc<ImportedKv>>,
+    _slab: Arc<LandingSlab>,
+    _host: Option<Arc<PinnedRegion>>,
+    _kv: Option<Arc<ImportedKv>>,
     slot: Slot,
 }
 
@@ -176,6 +176,12 @@ impl Held {
         kv: Option<&Arc<ImportedKv>>,
     ) -> Result<Self, GpuError> {
         let slot = kernels.slot()?;
-        Ok(Self { stream: Arc::clone(stream), slab: Arc::clone(slab), host: host.cloned(), kv: kv.cloned(), slot })
+        Ok(Self {
+            stream: Arc::clone(stream),
+            _slab: Arc::clone(slab),
+            _host: host.cloned(),
+            _kv: kv.cloned(),
+            slot,
+        })
     }
 }

@@ -1,0 +1,136 @@
+//! Every call of the driver failing once, and a device that is lost: an error, and neither a panic, a hang nor a leak.
+
+use larder_kernels::{GpuError, Ticket};
+
+use crate::engine::{Engine, layout, open};
+use crate::world::{Side, emulator, noise};
+
+/// An error that the driver gives for anything (`CUDA_ERROR_UNKNOWN`).
+const UNKNOWN: u32 = 999;
+
+/// All functions that the layer calls.
+const FUNCTIONS: [&str; 34] = [
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetUuid_v2",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuStreamCreateWithPriority",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuIpcGetEventHandle",
+    "cuIpcOpenEventHandle",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetAddressRange_v2",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
+    "cuIpcGetMemHandle",
+    "cuIpcOpenMemHandle_v2",
+    "cuIpcCloseMemHandle",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuModuleGetFunction",
+    "cuLaunchKernel",
+];
+
+/// Calls that give something back: where one fails, what it was to free is still there, and so it is where the
+/// context cannot be made current for it.
+fn may_leave(function: &str) -> bool {
+    ["Free", "Destroy", "Unregister", "Unload", "Close", "CtxSetCurrent"]
+        .iter()
+        .any(|part| function.contains(part))
+}
+
+/// Everything a node does for a chunk, from the driver on: a load and the store of it back.
+fn round(engine: &Engine) -> Result<(), GpuError> {
+    let bytes = layout().chunk_bytes() as usize;
+    let node = Side::new(2 * bytes)?;
+    node.device.name()?;
+    let kv = open(&node, engine)?;
+    let chunk = noise(4, bytes);
+    node.bytes.write(0, &chunk);
+    let blocks = (&[3, 1, 9, 4][..], 0);
+    let load = Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, blocks)?;
+    load.event().export()?;
+    load.is_done()?;
+    node.slab.export()?;
+    let (slab, host) = ((&node.slab, bytes), (&node.host, bytes));
+    let store = Ticket::store(&node.kernels, &node.stream, &kv, blocks, slab, host)?;
+    store.wait()?;
+    load.wait()?;
+    assert_eq!(node.bytes.read(bytes, bytes), chunk, "what was stored is what was loaded");
+    Ok(())
+}
+
+#[test]
+fn each_call_failing_once_is_an_error_and_no_more() {
+    let emulator = emulator();
+    let controls = &emulator.controls;
+    let engine = Engine::start(layout().cache_bytes() as usize);
+    let before: Vec<u64> = FUNCTIONS.iter().map(|function| controls.calls(function)).collect();
+    round(&engine).unwrap();
+    let mut failed = 0;
+    for (function, before) in FUNCTIONS.iter().zip(before) {
+        let calls = controls.calls(function) - before;
+        let calls = if failed == 0 { calls } else { calls_of(controls, function, &engine) };
+        assert!(calls > 0, "{function} is not called");
+        for nth in 1..=calls {
+            let left = controls.left();
+            controls.fail(function, nth, UNKNOWN);
+            let result = round(&engine);
+            failed += 1;
+            assert!(may_leave(function) || controls.left() == left, "call {nth} of {function} leaks");
+            match result {
+                Err(error) => assert_eq!((error.call, error.code), (*function, UNKNOWN)),
+                // Only what gives back may fail unheard.
+                Ok(()) => assert!(may_leave(function) || function.contains("Release"), "{function} {nth}"),
+            }
+            // Whatever failed, the next one works.
+            controls.fail(function, 0, 0);
+        }
+        round(&engine).unwrap();
+    }
+    println!("{failed} failures on: {}", engine.device);
+    assert!(failed > 60, "{failed}");
+}
+
+/// How often a round calls a function.
+fn calls_of(controls: &larder_emulator::Controls, function: &str, engine: &Engine) -> u64 {
+    let before = controls.calls(function);
+    round(engine).unwrap();
+    controls.calls(function) - before
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_no_hang() {
+    let emulator = emulator();
+    let controls = &emulator.controls;
+    let engine = Engine::start(layout().cache_bytes() as usize);
+    let node = Side::new(layout().chunk_bytes() as usize).unwrap();
+    let kv = open(&node, &engine).unwrap();
+    controls.hold(true);
+    let load =
+        || Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, (&[1, 2][..], 0));
+    let ticket = load().unwrap();
+    controls.lose(719);
+    controls.hold(false);
+    assert_eq!(ticket.is_done().unwrap_err().code, 719);
+    assert_eq!(ticket.wait().unwrap_err().code, 719);
+    assert_eq!(load().unwrap_err().code, 719);
+    assert!(round(&engine).is_err());
+    controls.lose(0);
+    round(&engine).unwrap();
+}

@@ -1,0 +1,7 @@
+//! The driver layer and the kernels on the emulator: one process, two processes, and every call failing once.
+
+mod engine;
+mod faults;
+mod one_process;
+mod two_processes;
+mod world;

@@ -1,0 +1,95 @@
+//! What every test begins with: the emulator, a device, memory.
+
+#![expect(unsafe_code, reason = "promises that boxed atomics stay where they are")]
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use larder_emulator::{Controls, library};
+use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
+
+/// The emulator's knobs are the process's, so one test at a time turns them.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The emulator, for one test alone.
+pub(crate) struct Emulator {
+    pub(crate) controls: Controls,
+    _turn: MutexGuard<'static, ()>,
+}
+
+pub(crate) fn emulator() -> Emulator {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let controls = Controls::of(&library().unwrap()).unwrap();
+    Emulator { controls, _turn: turn }
+}
+
+/// The second device of the emulator, so that it is not found by chance.
+pub(crate) fn device() -> Result<Device, GpuError> {
+    let driver = Driver::load_from(Some(&library().unwrap())).map_err(|no| match no {
+        larder_kernels::NoGpu::Refused(error) => error,
+        other => panic!("{other}"),
+    })?;
+    let uuid = *driver.devices()?.last().expect("the emulator has two");
+    driver.device(uuid)
+}
+
+/// Host memory.
+pub(crate) struct Bytes(Box<[AtomicU8]>);
+
+// SAFETY: a box stays where it is, and its bytes are atomics.
+unsafe impl HostMemory for Bytes {
+    fn range(&self) -> (*mut u8, usize) {
+        (self.0.as_ptr().cast_mut().cast(), self.0.len())
+    }
+}
+
+impl Bytes {
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self((0..bytes).map(|_| AtomicU8::new(0)).collect()))
+    }
+
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
+        self.0[at..].iter().zip(bytes).for_each(|(to, byte)| to.store(*byte, Relaxed));
+    }
+
+    pub(crate) fn read(&self, at: usize, bytes: usize) -> Vec<u8> {
+        self.0[at..at + bytes].iter().map(|byte| byte.load(Relaxed)).collect()
+    }
+}
+
+/// One side's things: host memory, a slab of the same size, a stream and the kernels.
+pub(crate) struct Side {
+    pub(crate) device: Device,
+    pub(crate) kernels: Arc<Kernels>,
+    pub(crate) stream: Arc<CopyStream>,
+    pub(crate) bytes: Arc<Bytes>,
+    pub(crate) host: Arc<PinnedRegion>,
+    pub(crate) slab: Arc<LandingSlab>,
+}
+
+impl Side {
+    pub(crate) fn new(bytes: usize) -> Result<Self, GpuError> {
+        let device = device()?;
+        let memory = Bytes::new(bytes);
+        Ok(Self {
+            kernels: Kernels::load(&device)?,
+            stream: Arc::new(CopyStream::create(&device, 0)?),
+            host: Arc::new(PinnedRegion::register(&device, Arc::clone(&memory) as _)?),
+            slab: Arc::new(LandingSlab::create(&device, bytes)?),
+            bytes: memory,
+            device,
+        })
+    }
+}
+
+/// Bytes that depend on their place and a seed, none of them long the same (xorshift64).
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
