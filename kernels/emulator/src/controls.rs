@@ -53,7 +53,7 @@ impl Controls {
         self.set("larder_emulator_lose", u64::from(code));
     }
 
-    /// The `nth` call of the function from now on (from 1) answers `code` and does nothing.
+    /// The `nth` call of the function from now on (from 1; 0 for none) answers `code` and does nothing.
     pub fn fail(&self, function: &str, nth: u64, code: u32) {
         let name = CString::new(function).expect("a function's name");
         // SAFETY: the signature is that of the function below.

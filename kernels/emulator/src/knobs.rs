@@ -47,8 +47,9 @@ impl Knobs {
         }
     }
 
+    /// Fails the `nth` call from now on; 0 for none.
     pub(crate) fn fail(&self, name: &str, nth: u64, code: u32) {
-        self.calls.lock().failure = Some((name.to_owned(), nth, code));
+        self.calls.lock().failure = (nth > 0).then(|| (name.to_owned(), nth, code));
     }
 
     pub(crate) fn count(&self, name: &str) -> u64 {

@@ -113,6 +113,14 @@ fn checksums_are_the_protocols() {
     assert_ne!(sums(&chunk)[1], good[1], "a flipped bit is found");
 }
 
+/// The protocol's own golden value: its checksum of a chunk is XXH3-128 over these sums.
+#[test]
+fn the_reference_is_the_protocols_definition() {
+    let ramp: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+    let sums: Vec<u8> = reference::checksum(&ramp).into_iter().flat_map(u64::to_le_bytes).collect();
+    assert_eq!(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&sums)), "e61b383bcdf71f1a9ad6a8f17f29b2ec");
+}
+
 #[test]
 fn memory_that_nobody_wrote_shows() {
     let _emulator = emulator();

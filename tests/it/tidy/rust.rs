@@ -3,13 +3,24 @@
 use super::tree::File;
 
 /// Files that may touch raw memory, and why each must.
-pub(super) const UNSAFE_FILES: [(&str, &str); 6] = [
+pub(super) const UNSAFE_FILES: [(&str, &str); 17] = [
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/src/medium/memory.rs", "the slab that engines map: memory shared between processes"),
     ("cache-node/src/medium/memory/tests.rs", "maps the slab as an engine would, and as it must not"),
     ("cache-node/src/peer.rs", "a process descriptor handed to tokio"),
     ("cache-node/tests/it/engine.rs", "takes ownership of descriptors received over a socket"),
+    ("kernels/emulator/src/abi.rs", "the C functions of a driver, for tests"),
+    ("kernels/emulator/src/controls.rs", "calls into the emulator's library by name"),
+    ("kernels/emulator/src/memory.rs", "the emulator's device memory, shared between processes"),
+    ("kernels/src/calls.rs", "the CUDA driver's functions, looked up by name"),
+    ("kernels/src/device.rs", "calls of the CUDA driver"),
+    ("kernels/src/driver.rs", "calls of the CUDA driver, and its library"),
+    ("kernels/src/event.rs", "calls of the CUDA driver"),
+    ("kernels/src/kernels.rs", "starts kernels with raw parameters"),
+    ("kernels/src/memory.rs", "pinned and device memory of the CUDA driver"),
+    ("kernels/src/stream.rs", "copies between raw addresses, by the CUDA driver"),
+    ("kernels/tests/it/world.rs", "host memory that a device copies from, for tests"),
 ];
 
 /// Uses of `unsafe` outside `listed`, and listed files without any.
