@@ -198,8 +198,10 @@ impl ImportedKv {
             self.device.calls()?.cuMemcpyHtoDAsync_v2(slab.address(), from, table.len(), stream.stream)
         };
         if let Err(error) = copied.and_then(|()| stream.drain()) {
-            // The copy may still run.
-            std::mem::forget((table, slab));
+            // The copy may still run, unless the stream says otherwise when it is asked again.
+            if stream.drain().is_err() {
+                std::mem::forget((table, slab));
+            }
             return Err(error);
         }
         Ok(slab)
