@@ -187,7 +187,7 @@ impl Kernels {
         crate::memory::within("Kernels::sums", at, bytes, slab.bytes())?;
         crate::memory::within("Kernels::sums", sums, pieces * 8, slab.bytes())?;
         let blocks = u32::try_from(pieces.div_ceil(SUM_THREADS as usize)).unwrap_or(0);
-        if at % 8 != 0 || sums % 8 != 0 || blocks == 0 {
+        if !at.is_multiple_of(8) || !sums.is_multiple_of(8) || blocks == 0 {
             let why =
                 format!("{bytes} bytes at {at}, sums at {sums}: both at multiples of 8, and some bytes");
             return Err(GpuError::refused("Kernels::sums", why));

@@ -1,5 +1,7 @@
 //! The driver layer and the kernels on the emulator: one process, two processes, and every call failing once.
 
+#![cfg(test)]
+
 mod engine;
 mod faults;
 mod one_process;
