@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,11 +17,11 @@ use parking_lot::Mutex;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tower::ServiceBuilder;
 
 use crate::decisions::{self, Decisions};
 use crate::drain::Drain;
+use crate::endpoints::EndpointCalls;
 use crate::explain::{self, NoExplanation};
 use crate::gateway::body::{self, BodyLimits};
 use crate::gateway::error::GatewayError;
@@ -57,16 +58,19 @@ pub struct Admin {
     pub body: BodyLimits,
     /// Header that names the client's session.
     pub session_header: HeaderName,
-    /// How many endpoints have been checked at least once.
-    pub checked: watch::Receiver<usize>,
+    /// The calls that change endpoints.
+    pub endpoints: EndpointCalls,
 }
 
 impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
+        if EndpointCalls::serves(path) {
+            return self.endpoints.answer(request).await;
+        }
         let Some((_, method)) = PATHS.iter().find(|(known, _)| *known == path) else {
             let known = PATHS.map(|(path, _)| path).join(" ");
-            return text(StatusCode::NOT_FOUND, format!("known paths: {known}\n"));
+            return text(StatusCode::NOT_FOUND, format!("known paths: {known} {}\n", EndpointCalls::PATH));
         };
         // A HEAD is a GET whose body hyper leaves out.
         let asked = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
@@ -119,15 +123,13 @@ impl Admin {
             return Some("draining".to_owned());
         }
         let endpoints: usize = self.pools.iter().map(|p| p.endpoints().len()).sum();
-        let checked = *self.checked.borrow();
+        let checked = |p: &Arc<Pool>| p.endpoints().iter().filter(|e| e.checked.load(Relaxed)).count();
+        let checked: usize = self.pools.iter().map(checked).sum();
         if checked < endpoints {
             return Some(format!("{checked} of {endpoints} endpoints checked so far"));
         }
-        let without = self
-            .pools
-            .iter()
-            .find(|p| !p.endpoints().iter().any(|e| e.healthy.load(std::sync::atomic::Ordering::Relaxed)))?;
-        Some(format!("no endpoint of `{}` is healthy", without.model))
+        let without = self.pools.iter().find(|p| !p.endpoints().iter().any(|e| e.takes_requests()))?;
+        Some(format!("no endpoint of `{}` is healthy and takes requests", without.model))
     }
 
     fn metrics_text(&self) -> Response<Full<Bytes>> {
@@ -143,7 +145,7 @@ impl Admin {
     }
 }
 
-fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
+pub(crate) fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -18,15 +18,17 @@ use crate::admin::{Admin, AdminService};
 use crate::config::{self, Config, LogFormat, Policy};
 use crate::decisions::Decisions;
 use crate::drain::{Drain, DrainSignals};
+use crate::endpoints::{EndpointCalls, Planner};
 use crate::gateway::body::{BodyBudget, BodyLimits};
 use crate::gateway::deny::DenyList;
 use crate::gateway::{self, Gateway};
 use crate::health::{self, HealthChecks, SharedChecks};
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::pool::{EndpointPlan, Pool};
+use crate::pool::{EndpointPlan, Guards, Pool};
 use crate::upstream::{self, Upstream};
 use crate::warehouse::{self, CacheNode};
+use crate::{breaker, retry};
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         pools: pools.clone(),
         metrics: Arc::clone(&metrics),
         drain: Arc::clone(&drain),
-        checked: checks.checked(),
+        endpoints: EndpointCalls::new(pools.clone(), Arc::clone(&checks), planner(&config, &metrics)?),
         decisions: Arc::clone(&decisions),
         body: gateway_settings.body.clone(),
         session_header: gateway_settings.session_header.clone(),
@@ -115,12 +117,7 @@ fn announce(listener: &TcpListener, admin: &TcpListener) {
 
 fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, StartError> {
     let secret = secret(config)?;
-    let limits = upstream::Limits {
-        connect: config.timeouts.connect,
-        first_byte: config.timeouts.first_byte,
-        idle: config.limits.upstream_idle_per_endpoint,
-    };
-    let token = token(config)?;
+    let plan = planner(config, metrics)?;
     let seed = config.routing.seed.unwrap_or_else(rand::random);
     let policy = match config.routing.policy {
         Policy::Larder => PolicyKind::Larder,
@@ -148,23 +145,42 @@ fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, Star
             max_held_bytes: config.routing.max_held_bytes,
             ..larder_routing::Settings::default()
         };
-        let plans = pool
-            .endpoints
-            .iter()
-            .map(|e| EndpointPlan {
-                name: e.name.clone(),
-                upstream: Upstream::new(e.authority.clone(), limits),
-                kv_tokens: e.kv_tokens,
-                cache_node: cache_node(config, (&pool.model, &e.name), e, token.as_deref(), metrics),
-            })
-            .collect();
-        Pool::new((pool.model.clone(), pool.aliases.clone()), plans, hashing, settings, Arc::clone(metrics))
+        let plans = pool.endpoints.iter().map(|e| plan(&pool.model, e)).collect();
+        let name = (pool.model.clone(), pool.aliases.clone());
+        Pool::new(name, plans, hashing, (settings, guards(config)), Arc::clone(metrics))
     };
     Ok(config.pools.iter().map(pool).collect())
 }
 
+fn guards(config: &Config) -> Guards {
+    let config::Breaker { failures, open, open_max } = config.breaker;
+    Guards {
+        breaker: breaker::Settings { failures, open, open_max },
+        retry: retry::Settings { ratio: config.retry.budget, burst: config.retry.burst as f64 },
+    }
+}
+
+/// What makes endpoints from what the config, or later a call, says of them.
+fn planner(config: &Config, metrics: &Arc<Metrics>) -> Result<Planner, StartError> {
+    let limits = upstream::Limits {
+        connect: config.timeouts.connect,
+        first_byte: config.timeouts.first_byte,
+        idle: config.limits.upstream_idle_per_endpoint,
+    };
+    let token = token(config)?;
+    let node_limits =
+        warehouse::Limits { deadline: config.warehouse.deadline, min_tokens: config.warehouse.min_tokens };
+    let metrics = Arc::clone(metrics);
+    Ok(Box::new(move |model, endpoint| EndpointPlan {
+        name: endpoint.name.clone(),
+        upstream: Upstream::new(endpoint.authority.clone(), limits),
+        kv_tokens: endpoint.kv_tokens,
+        cache_node: cache_node(node_limits, (model, &endpoint.name), endpoint, token.as_deref(), &metrics),
+    }))
+}
+
 fn cache_node(
-    config: &Config,
+    limits: warehouse::Limits,
     labels: (&str, &str),
     endpoint: &config::Endpoint,
     token: Option<&str>,
@@ -175,8 +191,6 @@ fn cache_node(
         Some(token) => settings.with_token(token)?,
         None => settings,
     };
-    let limits =
-        warehouse::Limits { deadline: config.warehouse.deadline, min_tokens: config.warehouse.min_tokens };
     let engine = format!("http://{}", endpoint.authority);
     Some(CacheNode::new(larder_client::Client::new(settings), engine, limits, metrics, labels))
 }
@@ -242,6 +256,8 @@ fn gateway_settings(config: &Config, budget: Arc<BodyBudget>) -> Result<gateway:
             .map_err(|e| StartError::Other(format!("routing.session_header: {e}")))?,
         response_headers: config.response.headers,
         max_attempts: config.routing.max_attempts,
+        retry_started: config.retry.may_have_started,
+        answer: gateway::response::Limits { idle: config.timeouts.idle, total: config.timeouts.total },
         denied: DenyList::new(&config.access.deny, &config.access.allow),
         access_log: config.access_log,
     })

@@ -39,6 +39,10 @@ pub struct Config {
     pub limits: Limits,
     /// How long each step may take.
     pub timeouts: Timeouts,
+    /// What is asked a second time.
+    pub retry: Retry,
+    /// When an endpoint that fails is left alone.
+    pub breaker: Breaker,
     /// How an endpoint is chosen.
     pub routing: Routing,
     /// How cache nodes are asked.
@@ -105,10 +109,36 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the forwarded request to the first byte of the endpoint's answer: a long prefill takes minutes.
     pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// From the request's head to the end of its answer.
+    pub total: Duration,
     /// How long a client connection may idle between requests.
     pub keepalive: Duration,
     /// How long requests in flight may take to finish after the process was told to stop.
     pub drain: Duration,
+}
+
+/// What is asked a second time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Retries that each request earns.
+    pub budget: f64,
+    /// Retries that may be saved up.
+    pub burst: u64,
+    /// Whether a request is sent again that an engine may have started.
+    pub may_have_started: bool,
+}
+
+/// When an endpoint that fails is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// Failures in a row that eject it; 0: never.
+    pub failures: u32,
+    /// How long it is left alone at first.
+    pub open: Duration,
+    /// How long at most, however often it fails again.
+    pub open_max: Duration,
 }
 
 /// How an endpoint is chosen.
@@ -241,6 +271,21 @@ pub struct Endpoint {
     pub kv_tokens: Option<u64>,
     /// The control API of the cache node on its host, where there is one.
     pub cache_node: Option<larder_client::Address>,
+}
+
+impl Endpoint {
+    /// An endpoint that comes while the process runs, held to the same rules as those of the file.
+    ///
+    /// # Errors
+    /// The value that is wrong, and what to write instead.
+    pub fn new(
+        url: &str,
+        name: Option<String>,
+        kv_tokens: Option<u64>,
+        cache_node: Option<&str>,
+    ) -> Result<Self, String> {
+        validate::lone_endpoint(url, name, kv_tokens, cache_node)
+    }
 }
 
 /// Reads and validates a file.

@@ -59,6 +59,10 @@ pub struct Settings {
     pub response_headers: bool,
     /// Endpoints tried for one request, as long as none has seen it.
     pub max_attempts: usize,
+    /// Whether a request is sent again that an engine may have started.
+    pub retry_started: bool,
+    /// Time limits of answers.
+    pub answer: response::Limits,
     /// Paths that are not served to clients.
     pub denied: DenyList,
     /// Whether each request has a line in the log.

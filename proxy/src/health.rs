@@ -4,16 +4,18 @@
 //! counters sent everything to one engine.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
 use crate::gateway::splice::RequestBody;
 use crate::pool::{Endpoint, ModelCard, Pool};
@@ -41,22 +43,29 @@ pub struct Settings {
     pub healthy_after: u32,
 }
 
+/// An endpoint to check, and its pool.
+type Watched = (Arc<Pool>, Arc<Endpoint>);
+
 /// Checks all endpoints of all pools for as long as the process runs.
 pub struct HealthChecks {
     settings: Settings,
     pools: Vec<Arc<Pool>>,
-    first_round: watch::Sender<usize>,
+    added: mpsc::UnboundedSender<Watched>,
+    arrivals: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
 }
 
 impl HealthChecks {
     /// Checks of `pools`.
     pub fn new(settings: Settings, pools: Vec<Arc<Pool>>) -> Self {
-        Self { settings, pools, first_round: watch::channel(0).0 }
+        // Bounded by the operator's calls, and each is taken at once.
+        let (added, arrivals) = mpsc::unbounded_channel();
+        Self { settings, pools, added, arrivals: Mutex::new(Some(arrivals)) }
     }
 
-    /// How many endpoints have been checked at least once.
-    pub fn checked(&self) -> watch::Receiver<usize> {
-        self.first_round.subscribe()
+    /// Checks `endpoint` too from now on, until it is removed from `pool`.
+    pub fn watch(&self, pool: &Arc<Pool>, endpoint: &Arc<Endpoint>) {
+        // Nobody hears it when the process ends.
+        let _ = self.added.send((Arc::clone(pool), Arc::clone(endpoint)));
     }
 
     async fn watch_endpoint(self: Arc<Self>, pool: Arc<Pool>, endpoint: Arc<Endpoint>) {
@@ -66,6 +75,9 @@ impl HealthChecks {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for round in 0u64.. {
             timer.tick().await;
+            if endpoint.removed.load(Ordering::Relaxed) {
+                return;
+            }
             let found = probe.get(&self.settings.path).await.map(|_| ());
             if let Err(why) = &found {
                 tracing::debug!(endpoint = endpoint.name, why, "health check failed");
@@ -85,9 +97,7 @@ impl HealthChecks {
             if found.is_ok() && (round % DETAILS_EVERY == 0 || !was) {
                 self.read_details(&mut probe, &pool, &endpoint, &mut state).await;
             }
-            if round == 0 {
-                self.first_round.send_modify(|n| *n += 1);
-            }
+            endpoint.checked.store(true, Ordering::Relaxed);
         }
     }
 
@@ -237,12 +247,22 @@ impl BackgroundService for SharedChecks {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut tasks = tokio::task::JoinSet::new();
         for pool in &self.0.pools {
-            for endpoint in pool.endpoints() {
+            for endpoint in pool.endpoints().iter() {
                 tasks.spawn(Arc::clone(&self.0).watch_endpoint(Arc::clone(pool), Arc::clone(endpoint)));
             }
         }
-        // Dropping the set ends the checks.
-        let _ = shutdown.wait_for(|ending| *ending).await;
+        let Some(mut arrivals) = self.0.arrivals.lock().take() else { return };
+        loop {
+            tokio::select! {
+                Some((pool, endpoint)) = arrivals.recv() => {
+                    tasks.spawn(Arc::clone(&self.0).watch_endpoint(pool, endpoint));
+                }
+                // Those of removed endpoints end.
+                Some(_) = tasks.join_next() => {}
+                // Dropping the set ends the checks.
+                _ = shutdown.wait_for(|ending| *ending) => return,
+            }
+        }
     }
 }
 

@@ -13,6 +13,11 @@ const OVERHEAD_BUCKETS: [f64; 11] = [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-
 const TTFT_BUCKETS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0];
 
+/// The kinds of failed exchanges.
+const ERROR_KINDS: [&str; 6] = ["connect", "exchange", "timeout", "broken_answer", "stalled", "too_long"];
+/// How calls to cache nodes end.
+const STAGE_RESULTS: [&str; 4] = ["staged", "nothing", "told", "failed"];
+
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -53,6 +58,13 @@ pub struct Metrics {
     pub endpoint_up: IntGaugeVec,
     /// Whether answers bear out what an endpoint is believed to hold.
     pub endpoint_trusted: IntGaugeVec,
+    retries: IntCounterVec,
+    all_ejected: IntCounterVec,
+    ejections: IntCounterVec,
+    /// Whether the breaker leaves the endpoint alone, 0 or 1.
+    pub endpoint_ejected: IntGaugeVec,
+    /// Whether an operator drains the endpoint, 0 or 1.
+    pub endpoint_draining: IntGaugeVec,
     /// The shadow price of a second of prefill, per pool.
     pub shadow_price: GaugeVec,
     /// Learned bytes of a prompt token, per pool.
@@ -79,6 +91,12 @@ pub struct EndpointMetrics {
     pub timeouts: IntCounter,
     /// Answers that broke off.
     pub broken_answers: IntCounter,
+    /// Answers that stopped without an end.
+    pub stalled: IntCounter,
+    /// Answers that took longer than any may.
+    pub too_long: IntCounter,
+    /// Times that the breaker opened.
+    pub ejections: IntCounter,
 }
 
 impl Metrics {
@@ -166,6 +184,27 @@ impl Metrics {
                 endpoint,
             )?,
             endpoint_up: make.gauges("larder_endpoint_up", "Whether the endpoint may be chosen", endpoint)?,
+            retries: make.counters(
+                "larder_retries_total",
+                "Requests that another endpoint was to be asked for",
+                &["pool", "result"],
+            )?,
+            all_ejected: make.counters(
+                "larder_all_ejected_total",
+                "Requests sent to an ejected endpoint for want of another",
+                &["pool"],
+            )?,
+            ejections: make.counters("larder_ejections_total", "Times the breaker opened", endpoint)?,
+            endpoint_ejected: make.gauges(
+                "larder_endpoint_ejected",
+                "Whether the breaker leaves the endpoint alone",
+                endpoint,
+            )?,
+            endpoint_draining: make.gauges(
+                "larder_endpoint_draining",
+                "Whether the operator drains the endpoint",
+                endpoint,
+            )?,
             shadow_price: make.float_gauges(
                 "larder_shadow_price",
                 "Price of a second of prefill",
@@ -199,9 +238,23 @@ impl Metrics {
     /// Makes a pool's rare series exist from the start: an alert on something that was never seen is no alert.
     pub fn pool(&self, pool: &str) {
         let _ = self.held.with_label_values(&[pool]);
+        let _ = self.all_ejected.with_label_values(&[pool]);
+        for result in ["sent", "no_budget"] {
+            let _ = self.retries.with_label_values(&[pool, result]);
+        }
         for reason in ["slow", "failed", "lost"] {
             let _ = self.fallbacks.with_label_values(&[pool, reason]);
         }
+    }
+
+    /// Counts a request that another endpoint was to be asked for, and whether the budget let it.
+    pub fn retried(&self, pool: &str, sent: bool) {
+        self.retries.with_label_values(&[pool, if sent { "sent" } else { "no_budget" }]).inc();
+    }
+
+    /// Counts a request that went to an ejected endpoint, since no other was left.
+    pub fn all_ejected(&self, pool: &str) {
+        self.all_ejected.with_label_values(&[pool]).inc();
     }
 
     /// Records how long a request was held back.
@@ -233,6 +286,45 @@ impl Metrics {
             exchange_errors: errors("exchange"),
             timeouts: errors("timeout"),
             broken_answers: errors("broken_answer"),
+            stalled: errors("stalled"),
+            too_long: errors("too_long"),
+            ejections: self.ejections.with_label_values(labels),
+        }
+    }
+
+    /// Drops the series of an endpoint that was removed. What still runs there counts on unseen.
+    pub fn forget_endpoint(&self, pool: &str, endpoint: &str) {
+        let labels = &[pool, endpoint];
+        let gauges = [
+            &self.in_flight,
+            &self.uncached_tokens_in_flight,
+            &self.index_elements,
+            &self.kv_capacity_tokens,
+            &self.endpoint_up,
+            &self.endpoint_draining,
+            &self.endpoint_ejected,
+            &self.endpoint_trusted,
+        ];
+        let counters = [
+            &self.prompt_tokens,
+            &self.predicted_cached_tokens,
+            &self.actual_cached_tokens,
+            &self.usage_missing,
+            &self.staged_tokens,
+            &self.ejections,
+        ];
+        // An error says that there was no such series.
+        for gauge in gauges {
+            let _ = gauge.remove_label_values(labels);
+        }
+        for counter in counters {
+            let _ = counter.remove_label_values(labels);
+        }
+        for kind in ERROR_KINDS {
+            let _ = self.upstream_errors.remove_label_values(&[pool, endpoint, kind]);
+        }
+        for result in STAGE_RESULTS {
+            let _ = self.stage_calls.remove_label_values(&[pool, endpoint, result]);
         }
     }
 

@@ -3,6 +3,8 @@
 //! The decision itself is `larder-routing`'s, a pure state machine behind one lock that is held for microseconds:
 //! prompts are hashed before it is taken, and nothing under it waits.
 
+mod change;
+mod guard;
 mod hold;
 
 use std::sync::Arc;
@@ -19,10 +21,14 @@ use larder_routing::{
 use parking_lot::Mutex;
 
 use crate::decisions::{Fate, Record};
+use crate::gateway::response::Late;
 use crate::metrics::{EndpointMetrics, Metrics};
+use crate::retry::RetryBudget;
 use crate::upstream::Upstream;
 use crate::usage::Usage;
 use crate::warehouse::CacheNode;
+pub use change::{ENDPOINTS_MAX, NotAdded};
+pub use guard::Guards;
 pub use hold::AdmitError;
 use hold::Waiting;
 
@@ -44,10 +50,58 @@ pub struct Endpoint {
     pub metrics: EndpointMetrics,
     /// Whether health checks found it able to answer; an endpoint not checked yet counts as able.
     pub healthy: AtomicBool,
+    /// Whether it has been checked at least once.
+    pub checked: AtomicBool,
+    /// Whether an operator wants it to finish what it has and take no more.
+    pub draining: AtomicBool,
+    /// Whether it has been removed, so that nobody need check it any more.
+    pub removed: AtomicBool,
     /// Requests in flight, beside the fleet's own count: for the choice without it.
     in_flight: AtomicU32,
     /// The [`Trust`] last told of, as its number.
     trust: AtomicU8,
+    guard: guard::Guard,
+}
+
+impl Endpoint {
+    fn new(id: EndpointId, plan: EndpointPlan, metrics: EndpointMetrics, guards: Guards) -> Arc<Self> {
+        Arc::new(Self {
+            header: HeaderValue::from_str(&plan.name).unwrap_or_else(|_| HeaderValue::from_static("-")),
+            metrics,
+            name: plan.name,
+            upstream: plan.upstream,
+            cache_node: plan.cache_node,
+            id,
+            models: ArcSwap::default(),
+            healthy: AtomicBool::new(true),
+            checked: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            in_flight: AtomicU32::new(0),
+            trust: AtomicU8::new(Trust::Estimated as u8),
+            guard: guard::Guard::new(guards.breaker),
+        })
+    }
+
+    /// Whether it takes new requests.
+    pub fn takes_requests(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Requests in flight there.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> EndpointState {
+        if self.draining.load(Ordering::Relaxed) {
+            EndpointState::Draining
+        } else if self.healthy.load(Ordering::Relaxed) {
+            EndpointState::Available
+        } else {
+            EndpointState::Unavailable("failed its health checks".into())
+        }
+    }
 }
 
 /// A model as an engine lists it.
@@ -69,12 +123,15 @@ pub struct Pool {
     pub hasher: ChainHasher,
     /// Where its chat template renders tools: pools of one order share their hashes.
     pub tools_order: ToolsOrder,
-    endpoints: Vec<Arc<Endpoint>>,
+    /// Changed only under the fleet's lock.
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     policy: PolicyKind,
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
     origin: Instant,
+    guards: Guards,
+    retries: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
 }
 
@@ -127,34 +184,14 @@ impl Pool {
         (model, aliases): (String, Vec<String>),
         plans: Vec<EndpointPlan>,
         hashing: HasherSettings,
-        settings: Settings,
+        (settings, guards): (Settings, Guards),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let origin = Instant::now();
         let policy = settings.policy;
         let mut fleet = Fleet::new(settings);
-        let endpoints = plans
-            .into_iter()
-            .map(|plan| {
-                let id = fleet.add_endpoint(&plan.name, Now::ZERO);
-                if let Some(tokens) = plan.kv_tokens {
-                    fleet.set_kv_tokens(id, tokens);
-                }
-                Arc::new(Endpoint {
-                    header: HeaderValue::from_str(&plan.name)
-                        .unwrap_or_else(|_| HeaderValue::from_static("-")),
-                    metrics: metrics.endpoint(&model, &plan.name),
-                    name: plan.name,
-                    upstream: plan.upstream,
-                    cache_node: plan.cache_node,
-                    id,
-                    models: ArcSwap::default(),
-                    healthy: AtomicBool::new(true),
-                    in_flight: AtomicU32::new(0),
-                    trust: AtomicU8::new(Trust::Estimated as u8),
-                })
-            })
-            .collect();
+        let enter = |plan| change::enter(&mut fleet, Now::ZERO, (plan, &model), (&metrics, guards));
+        let endpoints: Vec<_> = plans.into_iter().map(enter).collect();
         metrics.pool(&model);
         let tools_order = hashing.tools_order;
         let hasher = ChainHasher::new(hashing);
@@ -163,18 +200,20 @@ impl Pool {
             aliases,
             hasher,
             tools_order,
-            endpoints,
+            endpoints: ArcSwap::from_pointee(endpoints),
             policy,
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
+            guards,
+            retries: Mutex::new(RetryBudget::new(guards.retry)),
             metrics,
         })
     }
 
-    /// Its endpoints.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    /// Its endpoints now.
+    pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full()
     }
 
     /// How it chooses.
@@ -184,7 +223,7 @@ impl Pool {
 
     /// Whether clients may call its model `name`: by config, or because an engine lists it (an adapter).
     pub fn serves(&self, name: &str) -> bool {
-        self.is_own_name(name) || self.endpoints.iter().any(|e| lists(e, name))
+        self.is_own_name(name) || self.endpoints.load().iter().any(|e| lists(e, name))
     }
 
     fn is_own_name(&self, name: &str) -> bool {
@@ -196,7 +235,7 @@ impl Pool {
         if self.is_own_name(name) {
             return Vec::new();
         }
-        self.endpoints.iter().filter(|e| !lists(e, name)).map(|e| e.id).collect()
+        self.endpoints.load().iter().filter(|e| !lists(e, name)).map(|e| e.id).collect()
     }
 
     /// Chooses an endpoint and counts the request as its load, until the [`InFlight`] goes.
@@ -205,18 +244,29 @@ impl Pool {
     /// No endpoint may be chosen; says why.
     pub fn route(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Result<InFlight, NoEndpoint> {
         let routed = self.fleet.lock().route(&wanted.request(), self.now())?;
-        Ok(self.in_flight(routed, wanted, arrived))
+        self.in_flight(routed, wanted, arrived)
     }
 
-    fn in_flight(self: &Arc<Self>, decision: Decision, wanted: &Wanted<'_>, arrived: Instant) -> InFlight {
+    fn in_flight(
+        self: &Arc<Self>,
+        decision: Decision,
+        wanted: &Wanted<'_>,
+        arrived: Instant,
+    ) -> Result<InFlight, NoEndpoint> {
+        let Some(endpoint) = self.endpoint(decision.endpoint) else {
+            // Removed since the decision, which is made anew among those that are left.
+            self.change(|fleet, now| fleet.finish(decision.ticket, Outcome::FailedBeforeFirstByte, now));
+            return self.route(wanted, arrived);
+        };
         let record = Record::new(wanted.id, &self.model, &decision);
-        let Decision { ticket, endpoint, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
+        let Decision { ticket, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
-        let endpoint = Arc::clone(self.endpoint(endpoint));
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight {
+        let probe = endpoint.guard.begin(self.origin.elapsed());
+        Ok(InFlight {
             pool: Arc::clone(self),
             endpoint,
+            probe,
             ticket: Some(ticket),
             settled: false,
             arrived,
@@ -225,15 +275,13 @@ impl Pool {
             held: Duration::from_secs_f64(held_s),
             has_prompt: wanted.prompt.is_some(),
             record,
-        }
+        })
     }
 
     /// The choice without the fleet: the able endpoint with the fewest requests in flight.
     fn least_loaded(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Option<InFlight> {
-        let able = self
-            .endpoints
-            .iter()
-            .filter(|e| e.healthy.load(Ordering::Relaxed) && !wanted.exclude.contains(&e.id));
+        let endpoints = self.endpoints.load();
+        let able = endpoints.iter().filter(|e| e.takes_requests() && !wanted.exclude.contains(&e.id));
         let endpoint = able.min_by_key(|e| e.in_flight.load(Ordering::Relaxed))?;
         self.metrics.decided(&self.model, LEAST_LOAD);
         let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
@@ -241,6 +289,7 @@ impl Pool {
         Some(InFlight {
             pool: Arc::clone(self),
             endpoint: Arc::clone(endpoint),
+            probe: endpoint.guard.begin(self.origin.elapsed()),
             ticket: None,
             settled: false,
             arrived,
@@ -262,13 +311,10 @@ impl Pool {
         if endpoint.healthy.swap(healthy, Ordering::Relaxed) == healthy {
             return;
         }
-        let state = if healthy {
+        if healthy {
             tracing::info!(pool = self.model, endpoint = endpoint.name, "endpoint is back");
-            EndpointState::Available
-        } else {
-            EndpointState::Unavailable("failed its health checks".into())
-        };
-        self.set_state(endpoint, state);
+        }
+        self.update_state(endpoint);
     }
 
     /// Records the KV capacity that an engine reports, in tokens.
@@ -288,10 +334,14 @@ impl Pool {
 
     /// Writes the pool's gauges.
     pub fn export(&self) {
-        let stats = self.fleet.lock().snapshot(self.now());
+        // Under the lock, or a series that was just dropped would come back.
+        let fleet = self.fleet.lock();
+        let stats = fleet.snapshot(self.now());
+        let endpoints = self.endpoints();
         let m = &self.metrics;
         let pool = self.model.as_str();
-        for (endpoint, e) in self.endpoints.iter().zip(&stats.endpoints) {
+        for endpoint in endpoints.iter() {
+            let Some(e) = stats.endpoints.iter().find(|e| e.endpoint == endpoint.id) else { continue };
             let labels = &[pool, endpoint.name.as_str()];
             m.in_flight.with_label_values(labels).set(gauge(e.in_flight));
             m.uncached_tokens_in_flight.with_label_values(labels).set(gauge(e.uncached_tokens));
@@ -299,6 +349,9 @@ impl Pool {
             m.kv_capacity_tokens.with_label_values(labels).set(gauge(e.kv_tokens));
             m.endpoint_trusted.with_label_values(labels).set(i64::from(e.trust == Trust::Estimated));
             m.endpoint_up.with_label_values(labels).set(i64::from(endpoint.healthy.load(Ordering::Relaxed)));
+            let draining = endpoint.draining.load(Ordering::Relaxed);
+            m.endpoint_ejected.with_label_values(labels).set(i64::from(!endpoint.guard.is_closed()));
+            m.endpoint_draining.with_label_values(labels).set(i64::from(draining));
         }
         m.index_bytes.with_label_values(&[pool]).set(gauge(stats.index_bytes));
         m.held_requests.with_label_values(&[pool]).set(gauge(stats.held));
@@ -306,8 +359,8 @@ impl Pool {
         m.bytes_per_token.with_label_values(&[pool]).set(stats.bytes_per_token);
     }
 
-    fn endpoint(&self, id: EndpointId) -> &Arc<Endpoint> {
-        self.endpoints.iter().find(|e| e.id == id).expect("the fleet knows only this pool's endpoints")
+    fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+        self.endpoints.load().iter().find(|e| e.id == id).cloned()
     }
 
     fn now(&self) -> Now {
@@ -347,6 +400,8 @@ fn gauge(value: impl TryInto<i64>) -> i64 {
 pub struct InFlight {
     pool: Arc<Pool>,
     endpoint: Arc<Endpoint>,
+    /// Whether its end tells the breaker if the endpoint is well again.
+    probe: bool,
     /// None where it was chosen without the fleet.
     ticket: Option<Ticket>,
     settled: bool,
@@ -372,6 +427,11 @@ impl InFlight {
     /// Prompt tokens that the endpoint is expected not to hold.
     pub fn missing_tokens(&self) -> u64 {
         self.missing_tokens
+    }
+
+    /// When its request's head came.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     /// How long it was held back.
@@ -404,6 +464,7 @@ impl InFlight {
 
     /// The answer came to its end.
     pub fn completed(mut self, usage: Option<Usage>) {
+        self.judge(true);
         let m = &self.endpoint.metrics;
         match usage {
             Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) => {
@@ -430,8 +491,17 @@ impl InFlight {
     }
 
     /// The answer broke off.
-    pub fn broken(mut self, error: &hyper::Error) {
-        self.endpoint.metrics.broken_answers.inc();
+    pub fn broken(mut self, error: &(dyn std::error::Error + 'static)) {
+        let m = &self.endpoint.metrics;
+        match error.downcast_ref() {
+            Some(Late::Stalled { .. }) => m.stalled.inc(),
+            Some(Late::TooLong { .. }) => m.too_long.inc(),
+            None => m.broken_answers.inc(),
+        }
+        // A long answer is no fault of the endpoint.
+        if !matches!(error.downcast_ref(), Some(Late::TooLong { .. })) {
+            self.judge(false);
+        }
         tracing::warn!(endpoint = self.endpoint.name, %error, "the answer broke off");
         self.settle(Outcome::Aborted, Fate::Broken);
     }
@@ -440,6 +510,9 @@ impl InFlight {
         if !std::mem::replace(&mut self.settled, true) {
             self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.record.settle(fate);
+            if std::mem::take(&mut self.probe) {
+                self.endpoint.guard.probe_lost(self.pool.origin.elapsed());
+            }
         }
         if let Some(ticket) = self.ticket.take() {
             self.pool.settle(ticket, outcome, &self.endpoint);

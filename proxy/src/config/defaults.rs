@@ -45,11 +45,28 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An unstreamed answer, and a very long prefill behind a queue, show their first byte after minutes. 600 s is
 /// also what the OpenAI client libraries wait.
 pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Between two tokens an engine may preempt a request and compute its prompt again: as long as a long prefill.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The longest answers (100k tokens at 30 a second) take about an hour; what runs on is nobody's any more.
+pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 /// Longer than the 60 s after which common load balancers in front drop idle connections: the side that reuses a
 /// connection must be the first to give it up, or its request meets a closing one.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Most streams end within a minute; an orchestrator that waits longer before it kills may be matched here.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A fifth: enough for one engine of five that is gone, and little on top of an overload.
+pub(super) const RETRY_BUDGET: f64 = 0.2;
+/// A moment's worth of requests that meet an engine that has just gone.
+pub(super) const RETRY_BURST: u64 = 32;
+/// Doing the work twice costs an engine minutes, and a client that wants it can ask again itself.
+pub(super) const RETRY_STARTED: bool = false;
+/// Five in a row are no accident.
+pub(super) const BREAKER_FAILURES: u64 = 5;
+/// About the time in which health checks notice a dead engine.
+pub(super) const BREAKER_OPEN: Duration = Duration::from_secs(5);
+/// An engine that comes back after a long time is missed no longer than this.
+pub(super) const BREAKER_OPEN_MAX: Duration = Duration::from_secs(60);
 
 /// What this proxy is for.
 pub(super) const POLICY: Policy = Policy::Larder;
@@ -119,5 +136,9 @@ pub(super) const PREFILL_RANGE: RangeInclusive<f64> = 1.0..=1e9;
 /// An hour is longer than any client waits; 0 holds nobody.
 pub(super) const HOLD_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 pub(super) const HELD_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+pub(super) const RETRY_BUDGET_RANGE: RangeInclusive<f64> = 0.0..=1.0;
+/// 0: nothing is ever retried.
+pub(super) const RETRY_BURST_RANGE: RangeInclusive<u64> = 0..=1_000_000;
+pub(super) const BREAKER_FAILURES_RANGE: RangeInclusive<u64> = 0..=1_000;
 pub(super) const ATTEMPTS_RANGE: RangeInclusive<u64> = 1..=16;
 pub(super) const PROBES_RANGE: RangeInclusive<u64> = 1..=1_000;

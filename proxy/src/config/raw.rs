@@ -17,6 +17,8 @@ pub(super) struct RawConfig {
     pub(super) access: RawAccess,
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
+    pub(super) retry: RawRetry,
+    pub(super) breaker: RawBreaker,
     pub(super) routing: RawRouting,
     pub(super) warehouse: RawWarehouse,
     pub(super) health: RawHealth,
@@ -36,6 +38,8 @@ impl RawConfig {
             access: root.table("access", RawAccess::read),
             limits: root.table("limits", RawLimits::read),
             timeouts: root.table("timeouts", RawTimeouts::read),
+            retry: root.table("retry", RawRetry::read),
+            breaker: root.table("breaker", RawBreaker::read),
             routing: root.table("routing", RawRouting::read),
             warehouse: root.table("warehouse", RawWarehouse::read),
             health: root.table("health", RawHealth::read),
@@ -81,6 +85,8 @@ pub(super) struct RawTimeouts {
     pub(super) body: Option<Duration>,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) total: Option<Duration>,
     pub(super) keepalive: Option<Duration>,
     pub(super) drain: Option<Duration>,
 }
@@ -92,8 +98,42 @@ impl RawTimeouts {
             body: timeouts.duration("body", defaults::TIMEOUT_RANGE),
             connect: timeouts.duration("connect", defaults::TIMEOUT_RANGE),
             first_byte: timeouts.duration("first_byte", defaults::TIMEOUT_RANGE),
+            idle: timeouts.duration("idle", defaults::TIMEOUT_RANGE),
+            total: timeouts.duration("total", defaults::TIMEOUT_RANGE),
             keepalive: timeouts.duration("keepalive", defaults::TIMEOUT_RANGE),
             drain: timeouts.duration("drain", defaults::DRAIN_RANGE),
+        }
+    }
+}
+
+pub(super) struct RawRetry {
+    pub(super) budget: Option<f64>,
+    pub(super) burst: Option<u64>,
+    pub(super) may_have_started: Option<bool>,
+}
+
+impl RawRetry {
+    fn read(retry: &mut Reader<'_>) -> Self {
+        Self {
+            budget: retry.float("budget", defaults::RETRY_BUDGET_RANGE),
+            burst: retry.uint("burst", defaults::RETRY_BURST_RANGE),
+            may_have_started: retry.bool("may_have_started"),
+        }
+    }
+}
+
+pub(super) struct RawBreaker {
+    pub(super) failures: Option<u64>,
+    pub(super) open: Option<Duration>,
+    pub(super) open_max: Option<Duration>,
+}
+
+impl RawBreaker {
+    fn read(breaker: &mut Reader<'_>) -> Self {
+        Self {
+            failures: breaker.uint("failures", defaults::BREAKER_FAILURES_RANGE),
+            open: breaker.duration("open", defaults::TIMEOUT_RANGE),
+            open_max: breaker.duration("open_max", defaults::TIMEOUT_RANGE),
         }
     }
 }

@@ -88,6 +88,9 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             | "limits.max_header"
             | "routing.index"
             | "routing.max_held_bytes" => "1048576",
+            "retry.may_have_started" => "true",
+            "retry.budget" => "0.5",
+            "breaker.open" | "breaker.open_max" => "\"7s\"",
             path if path.starts_with("timeouts.") => "\"7s\"",
             "health.interval" | "health.timeout" | "warehouse.deadline" | "routing.hold_limit" => "\"7s\"",
             _ => "7",
@@ -151,6 +154,8 @@ fn values_arrive_where_they_belong() {
     assert_eq!((config.listen.port(), config.worker_threads()), (1, 3));
     assert_eq!((config.limits.max_body_bytes, config.limits.max_buffered_bytes), (1 << 20, 2 << 20));
     let expected = Timeouts {
+        idle: good(MINIMAL).timeouts.idle,
+        total: good(MINIMAL).timeouts.total,
         header: Duration::from_secs(1),
         body: Duration::from_secs(2),
         connect: Duration::from_millis(3),

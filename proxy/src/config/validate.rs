@@ -12,10 +12,12 @@ use larder_settings::{Report, format_size};
 
 use super::endpoint_url;
 use super::raw::{
-    RawAccess, RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRouting, RawTimeouts, RawWarehouse,
+    RawAccess, RawBreaker, RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRetry, RawRouting,
+    RawTimeouts, RawWarehouse,
 };
 use super::{
-    Access, Config, Endpoint, Health, Limits, Pool, Response, Routing, Timeouts, Warehouse, defaults,
+    Access, Breaker, Config, Endpoint, Health, Limits, Pool, Response, Retry, Routing, Timeouts, Warehouse,
+    defaults,
 };
 
 /// Names become metric labels and header values; longer ones would only make both unreadable.
@@ -39,6 +41,8 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         access: access(raw.access, report),
         limits: limits(&raw.limits, report),
         timeouts: timeouts(&raw.timeouts),
+        retry: retry(&raw.retry),
+        breaker: breaker(&raw.breaker, report),
         routing: routing(raw.routing, report),
         warehouse: warehouse(raw.warehouse, report),
         health: health(raw.health, report),
@@ -113,9 +117,31 @@ fn timeouts(raw: &RawTimeouts) -> Timeouts {
         body: raw.body.unwrap_or(defaults::BODY_TIMEOUT),
         connect: raw.connect.unwrap_or(defaults::CONNECT_TIMEOUT),
         first_byte: raw.first_byte.unwrap_or(defaults::FIRST_BYTE_TIMEOUT),
+        idle: raw.idle.unwrap_or(defaults::IDLE_TIMEOUT),
+        total: raw.total.unwrap_or(defaults::TOTAL_TIMEOUT),
         keepalive: raw.keepalive.unwrap_or(defaults::KEEPALIVE_TIMEOUT),
         drain: raw.drain.unwrap_or(defaults::DRAIN_TIMEOUT),
     }
+}
+
+fn retry(raw: &RawRetry) -> Retry {
+    Retry {
+        budget: raw.budget.unwrap_or(defaults::RETRY_BUDGET),
+        burst: raw.burst.unwrap_or(defaults::RETRY_BURST),
+        may_have_started: raw.may_have_started.unwrap_or(defaults::RETRY_STARTED),
+    }
+}
+
+fn breaker(raw: &RawBreaker, report: &mut Report) -> Breaker {
+    let open = raw.open.unwrap_or(defaults::BREAKER_OPEN);
+    let open_max = raw.open_max.unwrap_or(defaults::BREAKER_OPEN_MAX);
+    if open_max < open && !report.has_fault("breaker.open") && !report.has_fault("breaker.open_max") {
+        let key = if report.is_written("breaker.open_max") { "breaker.open_max" } else { "breaker.open" };
+        report
+            .fault(key, "open_max is shorter than open")
+            .hint("set breaker.open_max to breaker.open or longer");
+    }
+    Breaker { failures: to_u32(raw.failures.unwrap_or(defaults::BREAKER_FAILURES)), open, open_max }
 }
 
 fn routing(raw: RawRouting, report: &mut Report) -> Routing {
@@ -276,6 +302,33 @@ fn endpoint(
         kv_tokens: raw.kv_tokens,
         cache_node,
     })
+}
+
+/// An endpoint that stands in no file.
+pub(super) fn lone_endpoint(
+    url: &str,
+    name: Option<String>,
+    kv_tokens: Option<u64>,
+    cache_node: Option<&str>,
+) -> Result<Endpoint, String> {
+    let address =
+        endpoint_url::parse(url).map_err(|bad| format!("url = {url:?}: {} ({})", bad.reason, bad.hint))?;
+    let name = name.unwrap_or_else(|| address.authority.clone());
+    if !is_endpoint_name(&name) {
+        return Err(format!(
+            "name = {name:?}: use up to {MAX_NAME_CHARS} printable ASCII characters without blanks"
+        ));
+    }
+    if let Some(tokens) = kv_tokens.filter(|tokens| !defaults::KV_TOKENS_RANGE.contains(tokens)) {
+        let (low, high) = (defaults::KV_TOKENS_RANGE.start(), defaults::KV_TOKENS_RANGE.end());
+        return Err(format!("kv_tokens = {tokens}: write {low} to {high}"));
+    }
+    let node = |text: &str| {
+        text.parse().map_err(|bad: larder_client::BadAddress| format!("cache_node = {text:?}: {bad}"))
+    };
+    let cache_node = cache_node.map(node).transpose()?;
+    let endpoint_url::Address { host, port, authority } = address;
+    Ok(Endpoint { name, host, port, authority, kv_tokens, cache_node })
 }
 
 /// Names in use, and the key that took each first.

@@ -26,7 +26,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::interim::{ClientIo, Interim};
-use super::response::GatewayBody;
+use super::response::{Failure, GatewayBody};
 use crate::access_log::{End, Entry, Watch};
 
 /// Limits of a client connection.
@@ -247,12 +247,12 @@ struct Watched {
 
 impl Body for Watched {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Failure;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if let (Poll::Ready(frame), Some(log)) = (&frame, self.log.as_mut()) {
             match frame {

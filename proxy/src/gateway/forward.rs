@@ -10,10 +10,9 @@ use larder_identity::NoChain;
 
 use super::error::GatewayError;
 use super::interim::Interim;
-use super::response::{EngineBody, GatewayBody};
+use super::response::{EngineBody, Form, GatewayBody};
 use super::splice::{RequestBody, splice};
-use super::{Gateway, Prompt, Whole, head, upgrade};
-use crate::metrics::EndpointMetrics;
+use super::{Gateway, Prompt, Settings, Whole, head, upgrade};
 use crate::pool::{AdmitError, InFlight, Pool, Wanted};
 use crate::upstream::{Connection, SendFailed, UpstreamError};
 use crate::warehouse::Staged;
@@ -44,6 +43,7 @@ impl Gateway {
         if let Some(interim) = request.extensions_mut().remove::<Interim>() {
             hyper::ext::on_informational(&mut request, move |r| interim.push(r.status(), r.headers()));
         }
+        pool.earn_retry();
         for attempt in 0..self.settings.max_attempts {
             let wanted = Wanted {
                 prompt: prompt.chain.as_ref(),
@@ -52,12 +52,7 @@ impl Gateway {
                 exclude: &exclude,
                 id: id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
             };
-            // Only a new request waits its turn: one that failed elsewhere has waited already.
-            let chosen = match attempt {
-                0 => pool.admit(&wanted, arrived).await,
-                _ => pool.route(&wanted, arrived).map_err(AdmitError::from),
-            };
-            let in_flight = chosen.map_err(|error| refused(&pool.model, error))?;
+            let mut in_flight = self.choose(pool, &wanted, (attempt, arrived)).await?;
             let endpoint = Arc::clone(in_flight.endpoint());
             self.decisions.push(Arc::clone(in_flight.record()));
             if attempt == 0 {
@@ -70,40 +65,82 @@ impl Gateway {
             }
             let staged = stage(&in_flight, &prompt).await;
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
+            let again = self.settings.retry_started.then(|| copy_of(&request));
             match endpoint.upstream.send(&self.transport, request).await {
                 Ok((response, connection)) => {
                     drop(permit);
+                    in_flight.answered(response.status());
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS
                         && let Some(client) = client_side.take()
                     {
                         return Ok(upgrade::join(response, client, in_flight, &self.drain));
                     }
-                    let record = Arc::clone(in_flight.record());
-                    let mut response =
-                        to_client(response, in_flight, connection, self.settings.response_headers);
-                    if let Some(staged) = staged.filter(|_| self.settings.response_headers) {
-                        response.headers_mut().insert(STAGED_TOKENS, HeaderValue::from(staged.tokens));
-                    }
-                    response.extensions_mut().insert(record);
-                    return Ok(response);
+                    return Ok(to_client(response, (in_flight, connection), &self.settings, staged));
                 }
                 Err(SendFailed { error, unsent }) => {
-                    tracing::warn!(endpoint = endpoint.name, %error, "request failed");
-                    count_failure(&endpoint.metrics, &error);
                     exclude.push(endpoint.id);
-                    in_flight.failed();
-                    match unsent {
-                        Some(back) if exclude.len() < pool.endpoints().len() => request = *back,
+                    fail(in_flight, &error);
+                    match unsent.map(|back| *back).or(again) {
+                        Some(_) if attempt + 1 == self.settings.max_attempts => break,
+                        Some(back) if exclude.len() < pool.endpoints().len() && pool.may_retry() => {
+                            request = back
+                        }
                         _ => return Err(error.into()),
                     }
                 }
             }
         }
-        Err(GatewayError::NoEndpoint {
+        Err(self.none_reached(pool))
+    }
+
+    fn none_reached(&self, pool: &Pool) -> GatewayError {
+        GatewayError::NoEndpoint {
             model: pool.model.clone(),
             why: format!("{} endpoints were tried and none could be reached", self.settings.max_attempts),
-        })
+        }
     }
+
+    /// Chooses an endpoint that no breaker leaves alone; or one of those, since a breaker alone never leaves a pool
+    /// empty.
+    async fn choose(
+        &self,
+        pool: &Arc<Pool>,
+        wanted: &Wanted<'_>,
+        at: (usize, Instant),
+    ) -> Result<InFlight, GatewayError> {
+        let avoided = pool.with_ejected(wanted.exclude);
+        let mut chosen = choose_among(pool, &Wanted { exclude: &avoided, ..*wanted }, at).await;
+        if avoided.len() > wanted.exclude.len() && matches!(chosen, Err(AdmitError::NoEndpoint(_))) {
+            chosen = choose_among(pool, wanted, at).await;
+            if chosen.is_ok() {
+                self.metrics.all_ejected(&pool.model);
+            }
+        }
+        chosen.map_err(|error| refused(&pool.model, error))
+    }
+}
+
+/// Only a new request waits its turn: one that failed elsewhere has waited already.
+async fn choose_among(
+    pool: &Arc<Pool>,
+    wanted: &Wanted<'_>,
+    (attempt, arrived): (usize, Instant),
+) -> Result<InFlight, AdmitError> {
+    match attempt {
+        0 => pool.admit(wanted, arrived).await,
+        _ => pool.route(wanted, arrived).map_err(AdmitError::from),
+    }
+}
+
+/// The same request without its body.
+fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::default());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    copy
 }
 
 fn refused(model: &str, error: AdmitError) -> GatewayError {
@@ -131,12 +168,18 @@ fn why_label(why: &NoChain) -> &'static str {
     }
 }
 
-fn count_failure(metrics: &EndpointMetrics, error: &UpstreamError) {
+/// The endpoint failed the request before its answer began.
+fn fail(mut in_flight: InFlight, error: &UpstreamError) {
+    let endpoint = in_flight.endpoint();
+    tracing::warn!(endpoint = endpoint.name, %error, "request failed");
+    let metrics = &endpoint.metrics;
     match error {
         UpstreamError::Connect { .. } => metrics.connect_errors.inc(),
         UpstreamError::Exchange { .. } => metrics.exchange_errors.inc(),
         UpstreamError::FirstByte { .. } => metrics.timeouts.inc(),
     }
+    in_flight.judge(false);
+    in_flight.failed();
 }
 
 /// Asks the endpoint's cache node, where it has one, for the prompt's beginning.
@@ -156,23 +199,34 @@ fn with_lease(body: &Bytes, prompt: &Prompt, staged: Option<&Staged>) -> Request
 
 fn to_client(
     response: Response<Incoming>,
-    in_flight: InFlight,
-    connection: Connection,
-    with_headers: bool,
+    (in_flight, connection): (InFlight, Connection),
+    settings: &Settings,
+    staged: Option<Staged>,
 ) -> Response<GatewayBody> {
     let (mut head, body) = response.into_parts();
     head::remove_hop_by_hop(&mut head.headers);
     head::remove_own(&mut head.headers);
     head.version = http::Version::HTTP_11;
-    if with_headers {
+    if settings.response_headers {
         head.headers.insert(ENDPOINT, in_flight.endpoint().header.clone());
         head.headers.insert(MATCHED_TOKENS, HeaderValue::from(in_flight.matched_tokens()));
+        if let Some(staged) = staged {
+            head.headers.insert(STAGED_TOKENS, HeaderValue::from(staged.tokens));
+        }
     }
+    head.extensions.insert(Arc::clone(in_flight.record()));
     let streamed = head
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-    let good = head.status < StatusCode::BAD_REQUEST;
-    let body = EngineBody::new(body, in_flight, connection, (streamed, good));
+    let form = Form {
+        streamed,
+        good: head.status < StatusCode::BAD_REQUEST,
+        // Something can be said at the end only of a body that is open-ended and plain.
+        events: streamed
+            && !head.headers.contains_key(header::CONTENT_LENGTH)
+            && !head.headers.contains_key(header::CONTENT_ENCODING),
+    };
+    let body = EngineBody::new(body, in_flight, connection, (form, settings.answer));
     Response::from_parts(head, GatewayBody::Engine(body))
 }

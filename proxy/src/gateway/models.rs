@@ -23,7 +23,7 @@ pub fn answer(pools: &[Arc<Pool>], _head: &request::Parts) -> Response<GatewayBo
 fn merged(pools: &[Arc<Pool>]) -> BTreeMap<String, Value> {
     let mut cards = BTreeMap::new();
     for pool in pools {
-        for endpoint in pool.endpoints() {
+        for endpoint in pool.endpoints().iter() {
             for model in endpoint.models.load().iter() {
                 cards.entry(model.id.clone()).or_insert_with(|| model.card.clone());
             }

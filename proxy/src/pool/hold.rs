@@ -9,9 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_routing::{
-    Decision, EndpointState, Fleet, HoldId, NoEndpoint, Now, Outcome, QueueFull, SubmitError, Submitted,
-};
+use larder_routing::{Decision, Fleet, HoldId, NoEndpoint, Now, Outcome, QueueFull, SubmitError, Submitted};
 use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
@@ -73,7 +71,7 @@ impl Pool {
     ) -> Result<InFlight, AdmitError> {
         let (verdict, turn) = self.submit(wanted);
         match verdict {
-            Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)),
+            Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)?),
             Verdict::Settled(Ok(Submitted::Held(id))) => {
                 let turn = turn.expect("a held request has a channel");
                 let mut place = Place { pool: Arc::clone(self), id, turn };
@@ -84,7 +82,7 @@ impl Pool {
                     Err(_) => return self.fallback(wanted, arrived, "lost"),
                 };
                 self.metrics.held(&self.model, decision.held_s);
-                Ok(self.in_flight(decision, wanted, arrived))
+                Ok(self.in_flight(decision, wanted, arrived)?)
             }
             Verdict::Settled(Err(error)) => Err(error.into()),
             Verdict::Fallback(why) => self.fallback(wanted, arrived, why),
@@ -189,8 +187,8 @@ impl Pool {
     }
 
     /// Marks an endpoint as one that may be chosen or not; those who waited for it are placed anew.
-    pub(super) fn set_state(&self, endpoint: &super::Endpoint, state: EndpointState) {
-        self.change(|fleet, _| fleet.set_state(endpoint.id, state));
+    pub(super) fn update_state(&self, endpoint: &super::Endpoint) {
+        self.change(|fleet, _| fleet.set_state(endpoint.id, endpoint.state()));
     }
 }
 

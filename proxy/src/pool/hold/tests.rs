@@ -3,8 +3,9 @@ use larder_routing::Settings;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::pool::EndpointPlan;
+use crate::pool::{EndpointPlan, Guards};
 use crate::upstream::{Limits, Upstream};
+use crate::{breaker, retry};
 
 fn pool() -> Arc<Pool> {
     let second = Duration::from_secs(1);
@@ -17,7 +18,11 @@ fn pool() -> Arc<Pool> {
     let hashing = HasherSettings::new(Secret::derive(b"test"));
     let plans = vec![plan("127.0.0.1:1"), plan("127.0.0.1:2")];
     let metrics = Arc::new(Metrics::new().unwrap());
-    Pool::new(("m".to_owned(), Vec::new()), plans, hashing, Settings::default(), metrics)
+    let guards = Guards {
+        breaker: breaker::Settings { failures: 5, open: second, open_max: second },
+        retry: retry::Settings { ratio: 0.2, burst: 10.0 },
+    };
+    Pool::new(("m".to_owned(), Vec::new()), plans, hashing, (Settings::default(), guards), metrics)
 }
 
 const ANY: Wanted<'static> = Wanted { prompt: None, session: None, streamed: true, exclude: &[], id: "" };
