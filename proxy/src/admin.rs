@@ -36,12 +36,13 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 const HEADER_MAX: Duration = Duration::from_secs(10);
 
 /// Every path and its method.
-const PATHS: [(&str, &str); 5] = [
+const PATHS: [(&str, &str); 6] = [
     ("/healthz", "GET"),
     ("/readyz", "GET"),
     ("/metrics", "GET"),
     ("/v1/decisions", "GET"),
     ("/v1/explain", "POST"),
+    ("/v1/pass-through", "POST"),
 ];
 
 /// What the admin listener shows.
@@ -89,8 +90,19 @@ impl Admin {
             },
             "/metrics" => self.metrics_text(),
             "/v1/decisions" => self.last_decisions(request.uri().query()),
+            "/v1/pass-through" => self.pass_through(request.uri().query()),
             _ => self.explain(request).await,
         }
+    }
+
+    fn pass_through(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        let on = match query {
+            Some("on=true") => true,
+            Some("on=false") => false,
+            _ => return text(StatusCode::BAD_REQUEST, "the query must be on=true or on=false\n".to_owned()),
+        };
+        self.pools.iter().for_each(|pool| pool.set_pass_through(on));
+        text(StatusCode::OK, format!("pass-through: {on}\n"))
     }
 
     fn last_decisions(&self, query: Option<&str>) -> Response<Full<Bytes>> {

@@ -71,6 +71,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let drain = Drain::new(config.timeouts.drain);
     let budget = BodyBudget::new(config.limits.max_buffered_bytes);
     let pools = pools(&config, &metrics)?;
+    pools.iter().for_each(|pool| pool.set_pass_through(config.routing.pass_through));
     let checks = Arc::new(HealthChecks::new(health_settings(&config), pools.clone()));
     let listener = bind("listen", config.listen)?;
     let admin_listener = bind("admin", config.admin)?;

@@ -146,6 +146,8 @@ pub struct Breaker {
 pub struct Routing {
     /// The policy of every pool.
     pub policy: Policy,
+    /// Whether the policy is switched off at the start.
+    pub pass_through: bool,
     /// Bytes of prompt per element of a prompt chain: a power of two.
     pub run_bytes: usize,
     /// Memory for the index of who holds which prefix, in bytes, for all pools together.

@@ -126,6 +126,7 @@ pub struct Pool {
     /// Changed only under the fleet's lock.
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     policy: PolicyKind,
+    pass_through: AtomicBool,
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
@@ -202,6 +203,7 @@ impl Pool {
             tools_order,
             endpoints: ArcSwap::from_pointee(endpoints),
             policy,
+            pass_through: AtomicBool::new(false),
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
@@ -214,6 +216,19 @@ impl Pool {
     /// Its endpoints now.
     pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
         self.endpoints.load_full()
+    }
+
+    /// Switches the decision core off or on: while it is off, requests go to the least loaded endpoint, none is held
+    /// back, and nothing is staged.
+    pub fn set_pass_through(&self, on: bool) {
+        if self.pass_through.swap(on, Ordering::Relaxed) != on {
+            tracing::warn!(pool = self.model, on, "pass-through");
+        }
+    }
+
+    /// Whether the decision core is switched off.
+    pub fn passes_through(&self) -> bool {
+        self.pass_through.load(Ordering::Relaxed)
     }
 
     /// How it chooses.
@@ -243,6 +258,9 @@ impl Pool {
     /// # Errors
     /// No endpoint may be chosen; says why.
     pub fn route(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Result<InFlight, NoEndpoint> {
+        if self.passes_through() {
+            return self.by_load(wanted, arrived);
+        }
         let routed = self.fleet.lock().route(&wanted.request(), self.now())?;
         self.in_flight(routed, wanted, arrived)
     }
@@ -343,7 +361,7 @@ impl Pool {
         for endpoint in endpoints.iter() {
             let Some(e) = stats.endpoints.iter().find(|e| e.endpoint == endpoint.id) else { continue };
             let labels = &[pool, endpoint.name.as_str()];
-            m.in_flight.with_label_values(labels).set(gauge(e.in_flight));
+            m.in_flight.with_label_values(labels).set(gauge(endpoint.in_flight.load(Ordering::Relaxed)));
             m.uncached_tokens_in_flight.with_label_values(labels).set(gauge(e.uncached_tokens));
             m.index_elements.with_label_values(labels).set(gauge(e.elements));
             m.kv_capacity_tokens.with_label_values(labels).set(gauge(e.kv_tokens));
@@ -414,6 +432,11 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// Whether a cache node may be asked for what the endpoint lacks.
+    pub fn may_stage(&self) -> bool {
+        !self.pool.passes_through()
+    }
+
     /// The decision that sent it there.
     pub fn record(&self) -> &Arc<Record> {
         &self.record

@@ -29,6 +29,7 @@ mod limits;
 mod lost;
 mod malformed;
 mod models;
+mod pass_through;
 mod paths;
 mod policies;
 mod reuse;

@@ -70,6 +70,8 @@ pub(super) const BREAKER_OPEN_MAX: Duration = Duration::from_secs(60);
 
 /// What this proxy is for.
 pub(super) const POLICY: Policy = Policy::Larder;
+/// A switch for bad days.
+pub(super) const PASS_THROUGH: bool = false;
 /// About 128 tokens: a few engine blocks, fine enough to place the end of a shared prefix.
 pub(super) const RUN_BYTES: u64 = 512;
 /// 500k tokens of KV cache are about 4,000 runs of text. Taking 64 bytes for each, an endpoint needs 256 kB, so this

@@ -140,6 +140,7 @@ impl RawBreaker {
 
 pub(super) struct RawRouting {
     pub(super) policy: Option<Policy>,
+    pub(super) pass_through: Option<bool>,
     pub(super) run_bytes: Option<u64>,
     pub(super) index: Option<u64>,
     pub(super) secret_file: Option<String>,
@@ -157,6 +158,7 @@ impl RawRouting {
     fn read(routing: &mut Reader<'_>) -> Self {
         Self {
             policy: routing.one_of("policy", &Policy::NAMES),
+            pass_through: routing.bool("pass_through"),
             run_bytes: routing.uint("run_bytes", defaults::RUN_BYTES_RANGE),
             index: routing.size("index", defaults::INDEX_RANGE),
             secret_file: routing.string("secret_file"),

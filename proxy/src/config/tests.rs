@@ -80,7 +80,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "log" | "routing.session_header" => "\"other\"",
             "health.path" | "health.metrics_path" => "\"/other\"",
             "response.headers" => "false",
-            "access_log" => "true",
+            "access_log" | "routing.pass_through" => "true",
             "access.deny" | "access.allow" => "[\"/x\"]",
             "routing.run_bytes" => "1024",
             "limits.max_body"

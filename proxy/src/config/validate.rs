@@ -163,6 +163,7 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
     }
     Routing {
         policy: raw.policy.unwrap_or(defaults::POLICY),
+        pass_through: raw.pass_through.unwrap_or(defaults::PASS_THROUGH),
         run_bytes: to_usize(run_bytes),
         index_bytes: to_usize(raw.index.unwrap_or(defaults::INDEX)),
         secret_file: raw.secret_file.map(PathBuf::from),

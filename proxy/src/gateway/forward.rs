@@ -187,7 +187,7 @@ async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
     let node = in_flight.endpoint().cache_node.as_ref()?;
     let chain = prompt.chain.as_ref()?;
     // A body that cannot carry a lease gets none.
-    prompt.places.complete.then_some(())?;
+    (prompt.places.complete && in_flight.may_stage()).then_some(())?;
     let staged = node.prepare(chain, in_flight.missing_tokens()).await;
     in_flight.staged(staged.tokens);
     Some(staged)

@@ -69,6 +69,9 @@ impl Pool {
         wanted: &Wanted<'_>,
         arrived: Instant,
     ) -> Result<InFlight, AdmitError> {
+        if self.passes_through() {
+            return Ok(self.by_load(wanted, arrived)?);
+        }
         let (verdict, turn) = self.submit(wanted);
         match verdict {
             Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)?),
@@ -118,17 +121,20 @@ impl Pool {
     ) -> Result<InFlight, AdmitError> {
         tracing::warn!(pool = self.model, why, "the decision core did not decide: by least load");
         self.metrics.fell_back(&self.model, why);
+        Ok(self.by_load(wanted, arrived)?)
+    }
+
+    /// The same, for whoever has a reason already.
+    pub(super) fn by_load(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        arrived: Instant,
+    ) -> Result<InFlight, NoEndpoint> {
         self.least_loaded(wanted, arrived).ok_or_else(|| {
-            let unavailable = self.endpoints().len();
+            let known = self.endpoints().len();
             let example = Some("chosen by load alone".to_owned());
-            NoEndpoint {
-                known: unavailable,
-                draining: 0,
-                unavailable,
-                excluded: wanted.exclude.len(),
-                example,
-            }
-            .into()
+            let excluded = wanted.exclude.len();
+            NoEndpoint { known, draining: 0, unavailable: known, excluded, example }
         })
     }
 
