@@ -89,13 +89,8 @@ impl Record {
     /// The record of `decision` for the request `id`.
     pub fn new(id: &str, pool: &str, decision: &Decision) -> Arc<Self> {
         Arc::new(Self {
-            id: id.into(),
-            pool: pool.into(),
-            endpoint: Arc::clone(&decision.name),
-            reason: decision.reason.label(),
             matched_tokens: decision.matched_tokens,
             prompt_tokens: decision.prompt_tokens,
-            at: SystemTime::now(),
             wait_s: decision.wait_s,
             miss_s: decision.miss_s,
             cost_s: decision.cost_s,
@@ -107,18 +102,21 @@ impl Record {
                 cost_s: runner.cost_s,
                 matched_tokens: runner.matched_tokens,
             }),
-            fate: AtomicU8::new(Fate::InFlight as u8),
-            actual_prompt_tokens: AtomicU64::new(UNKNOWN),
-            actual_cached_tokens: AtomicU64::new(UNKNOWN),
+            ..Self::empty(id, pool, (Arc::clone(&decision.name), decision.reason.label()))
         })
     }
 
     /// The record of a choice by load alone, which has no terms.
     pub fn by_load(id: &str, pool: &str, (endpoint, reason): (&str, &'static str)) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::empty(id, pool, (endpoint.into(), reason)))
+    }
+
+    /// A record without terms, of a request that begins now.
+    fn empty(id: &str, pool: &str, (endpoint, reason): (Arc<str>, &'static str)) -> Self {
+        Self {
             id: id.into(),
             pool: pool.into(),
-            endpoint: endpoint.into(),
+            endpoint,
             reason,
             matched_tokens: 0,
             prompt_tokens: 0,
@@ -133,7 +131,7 @@ impl Record {
             fate: AtomicU8::new(Fate::InFlight as u8),
             actual_prompt_tokens: AtomicU64::new(UNKNOWN),
             actual_cached_tokens: AtomicU64::new(UNKNOWN),
-        })
+        }
     }
 
     /// Notes what became of the request.

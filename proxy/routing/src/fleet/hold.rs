@@ -6,7 +6,7 @@
 //! late: who is first is asked when the engine is about to be free, and an idle engine steals what it serves
 //! cheaper than those who have it would, waiting included. A free engine never waits for anyone.
 
-use super::route::Choice;
+use super::route::{Choice, Prompt};
 use super::{Fleet, Pool};
 use crate::endpoint::Endpoint;
 use crate::hold::{Held, HoldId, Key};
@@ -234,13 +234,13 @@ impl Fleet {
     fn miss_at(&self, held: &Held, slot: u32, now: Now) -> Option<f64> {
         let mut matched = Vec::new();
         self.index.matches(&held.chain, &mut matched);
-        Some(self.terms_at(held, slot, &matched, now)?.miss_s)
+        let prompt = self.measure(&held.request());
+        Some(self.terms_at(slot, &self.pool(now), &prompt, &matched)?.miss_s)
     }
 
-    fn terms_at(&self, held: &Held, slot: u32, matched: &[u32], now: Now) -> Option<Terms> {
+    fn terms_at(&self, slot: u32, pool: &Pool, prompt: &Prompt<'_>, matched: &[u32]) -> Option<Terms> {
         let (id, endpoint) = self.endpoint_at(slot)?;
-        let prompt = self.measure(&held.request());
-        Some(self.terms_of(id, endpoint, &self.pool(now), &prompt, matched))
+        Some(self.terms_of(id, endpoint, pool, prompt, matched))
     }
 
     fn endpoint_at(&self, slot: u32) -> Option<(EndpointId, &Endpoint)> {
@@ -254,7 +254,8 @@ impl Fleet {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.index.matches(&held.chain, &mut scratch.matched);
         let seen = scratch.matched.get(self.ghost as usize).copied().unwrap_or(0);
-        let terms = self.terms_at(&held, slot, &scratch.matched, now);
+        let (pool, prompt) = (self.pool(now), self.measure(&held.request()));
+        let terms = self.terms_at(slot, &pool, &prompt, &scratch.matched);
         self.scratch = scratch;
         let terms = [terms?];
         let reason = reason.unwrap_or(match (terms[0].matched, held.candidates) {
@@ -263,13 +264,7 @@ impl Fleet {
             (0, _) => Reason::Cold,
             _ => Reason::PrefixHit,
         });
-        let choice = Choice {
-            prompt: self.measure(&held.request()),
-            terms: &terms,
-            pick: Pick { index: 0, reason },
-            seen,
-            pool: self.pool(now),
-        };
+        let choice = Choice { prompt, terms: &terms, pick: Pick { index: 0, reason }, seen, pool };
         let decision = self.commit(&held.request(), choice);
         let decision = Decision { runner_up: held.runner_up, candidates: held.candidates, ..decision };
         Some(held_since(held.arrived, decision, now))
@@ -285,7 +280,9 @@ impl Fleet {
         if idle.is_empty() {
             return None;
         }
-        let price = self.pool(now).rates.price();
+        // One look at the pool for all pairs: nothing changes between them.
+        let pool = self.pool(now);
+        let price = pool.rates.price();
         let mut best: Option<(f64, HoldId, u32)> = None;
         let mut matched = Vec::new();
         for chance in self.chances(price, now).into_iter().take(STEAL_LOOKS) {
@@ -294,9 +291,10 @@ impl Fleet {
             }
             let Some(held) = self.holds.get(chance.id) else { continue };
             self.index.matches(&held.chain, &mut matched);
-            let Some(there) = self.terms_at(held, chance.endpoint, &matched, now) else { continue };
+            let prompt = self.measure(&held.request());
+            let Some(there) = self.terms_at(chance.endpoint, &pool, &prompt, &matched) else { continue };
             for (slot, wait_s) in &idle {
-                let Some(here) = self.terms_at(held, *slot, &matched, now) else { continue };
+                let Some(here) = self.terms_at(*slot, &pool, &prompt, &matched) else { continue };
                 let excluded = held.exclude.iter().any(|id| id.slot == *slot);
                 let gain = chance.wait_s - wait_s + price * (there.miss_s - here.miss_s);
                 if !excluded && gain > best.map_or(STEAL_GAIN_S, |(gain, ..)| gain) {
