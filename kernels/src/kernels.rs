@@ -10,13 +10,22 @@ use cudarc::driver::sys::{CUfunction, CUmodule};
 
 use crate::device::Device;
 use crate::error::GpuError;
-use crate::layout::CHUNK_BLOCKS_MAX;
+use crate::layout::{CHUNK_BLOCKS_MAX, Layout, Order};
 use crate::memory::{HostMemory, ImportedKv, LandingSlab, PinnedRegion};
 use crate::stream::CopyStream;
 
 const PAGES_PTX: &str = include_str!("../cuda/pages.ptx");
 const CHECKSUM_PTX: &str = include_str!("../cuda/checksum.ptx");
 
+/// The kernels of each order: scatter and gather, as [`Direction`] numbers them.
+const PAGES: [(Order, [&CStr; 2]); 3] = [
+    (Order::LayerFirst, [c"larder_scatter", c"larder_gather"]),
+    (Order::BlockFirst, [c"larder_scatter_blocks", c"larder_gather_blocks"]),
+    (Order::Latent, [c"larder_scatter_latent", c"larder_gather_latent"]),
+];
+
+/// Bytes of a block that one thread block moves where a block is one page: `TILE_BYTES` of `cuda/pages.cu`.
+const TILE_BYTES: u64 = 16 << 10;
 /// Threads of a block that copies a page: 256 x 16 bytes are a page of 4 KiB in one go.
 const PAGE_THREADS: u32 = 256;
 /// Threads of a block that sums pieces, one each.
@@ -26,7 +35,7 @@ const SUM_THREADS: u32 = 128;
 const SLOTS: usize = 64;
 const SLOT_BYTES: usize = CHUNK_BLOCKS_MAX as usize * 4;
 
-/// Which way pages go.
+/// Which way pages go; numbers the kernels of [`PAGES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Scatter,
@@ -38,8 +47,8 @@ pub(crate) enum Direction {
 pub struct Kernels {
     device: Device,
     modules: Vec<CUmodule>,
-    scatter: CUfunction,
-    gather: CUfunction,
+    /// Of each order: scatter and gather.
+    pages: [[CUfunction; 2]; 3],
     checksum: CUfunction,
     notes: Notes,
 }
@@ -98,14 +107,16 @@ impl Kernels {
         let mut kernels = Self {
             device: device.clone(),
             modules: Vec::new(),
-            scatter: none,
-            gather: none,
+            pages: [[none; 2]; 3],
             checksum: none,
             notes,
         };
         let pages = kernels.module(PAGES_PTX)?;
-        kernels.scatter = kernels.function(pages, c"larder_scatter")?;
-        kernels.gather = kernels.function(pages, c"larder_gather")?;
+        for (order, names) in PAGES {
+            for (direction, name) in names.into_iter().enumerate() {
+                kernels.pages[order as usize][direction] = kernels.function(pages, name)?;
+            }
+        }
         let checksum = kernels.module(CHECKSUM_PTX)?;
         kernels.checksum = kernels.function(checksum, c"larder_checksum")?;
         Ok(Arc::new(kernels))
@@ -159,10 +170,10 @@ impl Kernels {
             word.store(*block, Ordering::Relaxed);
         }
         stream.copy_in((&self.notes.device, place), (&self.notes.host, place), blocks.len() * 4)?;
-        let function = if direction == Direction::Scatter { self.scatter } else { self.gather };
+        let function = self.pages[kv.layout().order() as usize][direction as usize];
         let (chunk, table, numbers) =
             (slab.address() + at as u64, kv.table(), self.notes.device.address() + place as u64);
-        let grid = (kv.layout().layers().len() as u32, blocks.len() as u32, PAGE_THREADS);
+        let grid = (across(kv.layout())?, blocks.len() as u32, PAGE_THREADS);
         // SAFETY: the parameters are those of `cuda/pages.cu`, in its order; every access is inside the chunk, the
         // table, the numbers and the cache, which `Layout` was checked against.
         unsafe {
@@ -217,6 +228,19 @@ impl Kernels {
         // SAFETY: the caller's promise; the driver copies the parameters before it answers.
         unsafe { calls.cuLaunchKernel(function, x, y, 1, threads, 1, 1, 0, stream.stream, at, none) }
     }
+}
+
+/// The first dimension of a grid that moves pages: layers, or the tiles of a block.
+fn across(layout: &Layout) -> Result<u32, GpuError> {
+    let layers = layout.layers();
+    let count = match layout.order() {
+        Order::LayerFirst | Order::Latent => layers.len() as u64,
+        Order::BlockFirst => layers[0].page_bytes().div_ceil(TILE_BYTES),
+    };
+    // A grid's first dimension ends at 2^31 - 1.
+    i32::try_from(count).map(i32::cast_unsigned).map_err(|_| {
+        GpuError::refused("Kernels::pages", format!("a block of {count} tiles of {TILE_BYTES} bytes"))
+    })
 }
 
 fn pointer<T>(value: &T) -> *mut c_void {

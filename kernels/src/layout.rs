@@ -1,14 +1,64 @@
-//! Where a chunk's pages lie in an engine's KV cache: the per-layer order (LBHNC).
+//! Where a chunk's pages lie in an engine's KV cache: per layer (LBHNC), block first (BLHNC), or latent (MLA).
 
-/// One layer of a paged KV cache. Mirrors `Layer` in `cuda/pages.cu`, with a place in the cache for the pointer.
+/// How an engine's memory orders its pages, and so which kernels move them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Each layer is its own array of blocks (LBHNC). Keys and values in two arrays are two layers.
+    LayerFirst,
+    /// A block holds all its layers (BLHNC): one layer, whose page is the whole block. A chunk is block after block.
+    BlockFirst,
+    /// MLA: each layer is an array of blocks, a page is one latent vector for each token.
+    Latent,
+}
+
+/// One layer of a paged KV cache: with [`Layout::offsets`], a row of the table that `cuda/pages.cu` reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
     /// Where block 0 begins, in bytes from the cache's beginning.
     pub pages: u64,
     /// Bytes from one block to the next.
     pub stride: u64,
-    /// Bytes of a block's content: at least 1, at most the stride.
-    pub page_bytes: u64,
+    /// Rows of a page: 1, but for latent layers the tokens of a block.
+    pub rows: u64,
+    /// Bytes of a row's content.
+    pub row_bytes: u64,
+    /// Bytes from one row to the next: at least `row_bytes`; the chunk has rows without what is between them.
+    pub row_stride: u64,
+}
+
+impl Layer {
+    /// A layer whose page is one piece of `page_bytes`.
+    pub fn new(pages: u64, stride: u64, page_bytes: u64) -> Self {
+        Self { pages, stride, rows: 1, row_bytes: page_bytes, row_stride: page_bytes }
+    }
+
+    /// A latent layer: each page has `rows` of `row_bytes`, `row_stride` apart.
+    pub fn latent(pages: u64, stride: u64, rows: u64, row_bytes: u64, row_stride: u64) -> Self {
+        Self { pages, stride, rows, row_bytes, row_stride }
+    }
+
+    /// Bytes of a page's content in a chunk.
+    pub fn page_bytes(&self) -> u64 {
+        self.rows * self.row_bytes
+    }
+
+    /// Bytes from the first to the last of a page in the engine's memory; None where that overflows.
+    fn page_span(&self) -> Option<u64> {
+        self.row_stride.checked_mul(self.rows.checked_sub(1)?)?.checked_add(self.row_bytes)
+    }
+
+    /// Bytes from the cache's beginning to the end of its last page.
+    fn end(&self, blocks: u32) -> Option<u64> {
+        let last = self.stride.checked_mul(u64::from(blocks) - 1)?;
+        last.checked_add(self.page_span()?)?.checked_add(self.pages)
+    }
+
+    fn fits(&self, order: Order, blocks: u32, cache_bytes: u64) -> bool {
+        let span = self.page_span().is_some_and(|span| span <= self.stride);
+        let rows = self.row_bytes > 0 && self.row_bytes <= self.row_stride;
+        let pieces = self.rows == 1 || order == Order::Latent;
+        rows && span && pieces && self.end(blocks).is_some_and(|end| end <= cache_bytes)
+    }
 }
 
 /// Why a layout cannot be used.
@@ -17,7 +67,10 @@ pub enum LayoutError {
     /// There is nothing to move, or more than a grid takes.
     #[error("{0} {1}; 1 to {2} can be moved")]
     Count(u64, &'static str, u64),
-    /// A layer's pages overlap, are empty, or reach beyond the cache.
+    /// More than one layer where a block is one piece.
+    #[error("{0} layers block first; a block is one page there")]
+    BlockFirst(usize),
+    /// A layer's pages or rows overlap, are empty, reach beyond the cache, or are rows where the order has none.
     #[error("layer {index} ({layer:?}) does not fit {blocks} blocks into a cache of {cache_bytes} bytes")]
     Layer {
         /// Which, from 0.
@@ -43,6 +96,7 @@ const BYTES_MAX: u64 = 1 << 48;
 /// A chunk is layer after layer, each layer's pages in the order of the chunk's blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    order: Order,
     layers: Vec<Layer>,
     blocks: u32,
     chunk_blocks: u32,
@@ -55,6 +109,7 @@ impl Layout {
     /// # Errors
     /// A layer does not fit, or a count is beyond what a kernel can be started for.
     pub fn new(
+        order: Order,
         layers: Vec<Layer>,
         blocks: u32,
         chunk_blocks: u32,
@@ -70,22 +125,27 @@ impl Layout {
                 return Err(LayoutError::Count(count, what, most));
             }
         }
+        if order == Order::BlockFirst && layers.len() > 1 {
+            return Err(LayoutError::BlockFirst(layers.len()));
+        }
         for (index, layer) in layers.iter().copied().enumerate() {
-            let last = layer.stride.checked_mul(u64::from(blocks) - 1);
-            let end = last.and_then(|last| last.checked_add(layer.page_bytes)?.checked_add(layer.pages));
-            let fits = end.is_some_and(|end| end <= cache_bytes);
-            if !fits || layer.page_bytes == 0 || layer.page_bytes > layer.stride {
+            if !layer.fits(order, blocks, cache_bytes) {
                 return Err(LayoutError::Layer { index, layer, blocks, cache_bytes });
             }
         }
-        let layout = Self { layers, blocks, chunk_blocks, cache_bytes };
+        let layout = Self { order, layers, blocks, chunk_blocks, cache_bytes };
         let chunk = layout.layers.iter().try_fold(0u64, |sum, layer| {
-            sum.checked_add(layer.page_bytes.checked_mul(u64::from(chunk_blocks))?)
+            sum.checked_add(layer.page_bytes().checked_mul(u64::from(chunk_blocks))?)
         });
         match chunk {
             Some(bytes) if bytes <= BYTES_MAX => Ok(layout),
             _ => Err(LayoutError::Count(chunk.unwrap_or(u64::MAX), "bytes in a chunk", BYTES_MAX)),
         }
+    }
+
+    /// How the cache is ordered.
+    pub fn order(&self) -> Order {
+        self.order
     }
 
     /// The layers.
@@ -110,14 +170,14 @@ impl Layout {
 
     /// Bytes of a chunk.
     pub fn chunk_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.page_bytes * u64::from(self.chunk_blocks)).sum()
+        self.layers.iter().map(|layer| layer.page_bytes() * u64::from(self.chunk_blocks)).sum()
     }
 
     /// Where each layer's first page lies in a chunk, in bytes.
     pub fn offsets(&self) -> Vec<u64> {
         let sum = |at: &mut u64, layer: &Layer| {
             let begin = *at;
-            *at += layer.page_bytes * u64::from(self.chunk_blocks);
+            *at += layer.page_bytes() * u64::from(self.chunk_blocks);
             Some(begin)
         };
         self.layers.iter().scan(0, sum).collect()
@@ -132,3 +192,6 @@ impl Layout {
         Some(format!("block {wrong} in a cache of {}", self.blocks))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub use driver::{Driver, NoGpu};
 pub use error::GpuError;
 pub use event::{Event, EventHandle};
 pub use kernels::Kernels;
-pub use layout::{Layer, Layout, LayoutError};
+pub use layout::{Layer, Layout, LayoutError, Order};
 pub use memory::{HostMemory, ImportedKv, KvHandle, LandingSlab, PinnedRegion};
 pub use stream::CopyStream;
 pub use ticket::Ticket;

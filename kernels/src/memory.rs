@@ -186,8 +186,9 @@ impl ImportedKv {
     /// The kernels' table: `Layer` of `cuda/pages.cu`, one for each.
     fn upload(&self, cache: u64) -> Result<LandingSlab, GpuError> {
         let rows = self.layout.layers().iter().zip(self.layout.offsets());
-        let words = rows.flat_map(|(Layer { pages, stride, page_bytes }, offset)| {
-            [cache + pages, *stride, *page_bytes, offset]
+        let words = rows.flat_map(|(layer, offset)| {
+            let Layer { pages, stride, rows, row_bytes, row_stride } = *layer;
+            [cache + pages, stride, layer.page_bytes(), offset, rows, row_bytes, row_stride]
         });
         let table: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         let slab = LandingSlab::create(&self.device, table.len())?;

@@ -6,17 +6,19 @@ use xxhash_rust::xxh64::xxh64;
 /// Bytes that one part of a checksum covers: the protocol's `PIECE_BYTES`.
 pub const PIECE_BYTES: usize = 4096;
 
-/// Where each page of a transfer lies in the cache and in the chunk: (cache, chunk, bytes).
-fn pages(layout: &Layout, blocks: &[u32], first: u32) -> Vec<(usize, usize, usize)> {
-    let mut pages = Vec::new();
+/// Where each row of a transfer lies in the cache and in the chunk: (cache, chunk, bytes).
+fn rows(layout: &Layout, blocks: &[u32], first: u32) -> Vec<(usize, usize, usize)> {
+    let mut all = Vec::new();
     for (layer, offset) in layout.layers().iter().zip(layout.offsets()) {
         for (index, block) in (u64::from(first)..).zip(blocks) {
-            let in_cache = layer.pages + u64::from(*block) * layer.stride;
-            let in_chunk = offset + index * layer.page_bytes;
-            pages.push((in_cache as usize, in_chunk as usize, layer.page_bytes as usize));
+            for row in 0..layer.rows {
+                let in_cache = layer.pages + u64::from(*block) * layer.stride + row * layer.row_stride;
+                let in_chunk = offset + index * layer.page_bytes() + row * layer.row_bytes;
+                all.push((in_cache as usize, in_chunk as usize, layer.row_bytes as usize));
+            }
         }
     }
-    pages
+    all
 }
 
 /// Chunk into pages.
@@ -24,7 +26,7 @@ fn pages(layout: &Layout, blocks: &[u32], first: u32) -> Vec<(usize, usize, usiz
 /// # Panics
 /// `cache`, `chunk` or a block is not of `layout`.
 pub fn scatter(layout: &Layout, chunk: &[u8], cache: &mut [u8], blocks: &[u32], first: u32) {
-    for (in_cache, in_chunk, bytes) in pages(layout, blocks, first) {
+    for (in_cache, in_chunk, bytes) in rows(layout, blocks, first) {
         cache[in_cache..in_cache + bytes].copy_from_slice(&chunk[in_chunk..in_chunk + bytes]);
     }
 }
@@ -34,7 +36,7 @@ pub fn scatter(layout: &Layout, chunk: &[u8], cache: &mut [u8], blocks: &[u32], 
 /// # Panics
 /// As [`scatter`].
 pub fn gather(layout: &Layout, cache: &[u8], chunk: &mut [u8], blocks: &[u32], first: u32) {
-    for (in_cache, in_chunk, bytes) in pages(layout, blocks, first) {
+    for (in_cache, in_chunk, bytes) in rows(layout, blocks, first) {
         chunk[in_chunk..in_chunk + bytes].copy_from_slice(&cache[in_cache..in_cache + bytes]);
     }
 }

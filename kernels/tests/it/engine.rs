@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command};
 use std::sync::Arc;
 
-use larder_kernels::{Event, EventHandle, KvHandle, Layer, Layout, Ticket, reference};
+use larder_kernels::{Event, EventHandle, KvHandle, Layer, Layout, Order, Ticket, reference};
 
 use crate::world::{Side, noise};
 
@@ -19,12 +19,9 @@ const BYTES: &str = "LARDER_TEST_ENGINE_BYTES";
 
 /// What both sides know: pages of three sizes, one of which never lies at a multiple of 16.
 pub(crate) fn layout() -> Layout {
-    let layers = vec![
-        Layer { pages: 0, stride: 256, page_bytes: 256 },
-        Layer { pages: 16 * 256, stride: 128, page_bytes: 112 },
-        Layer { pages: 16 * 384 + 8, stride: 41, page_bytes: 37 },
-    ];
-    Layout::new(layers, 16, 4, 8192).unwrap()
+    let layers =
+        vec![Layer::new(0, 256, 256), Layer::new(16 * 256, 128, 112), Layer::new(16 * 384 + 8, 41, 37)];
+    Layout::new(Order::LayerFirst, layers, 16, 4, 8192).unwrap()
 }
 
 /// The chunks of the proof: into which blocks, and from which block of the chunk on.

@@ -5,5 +5,6 @@
 mod engine;
 mod faults;
 mod one_process;
+mod pages;
 mod two_processes;
 mod world;

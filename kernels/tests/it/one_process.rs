@@ -1,89 +1,17 @@
-//! The kernels against their reference, and what the layer and the driver refuse.
+//! Checksums, the order of work, and what the layer and the driver refuse.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use larder_emulator::POISON;
 use larder_kernels::{
-    Driver, Event, EventHandle, ImportedKv, KvHandle, LandingSlab, Layer, Layout, NoGpu, Ticket,
+    Driver, Event, EventHandle, ImportedKv, KvHandle, LandingSlab, Layer, Layout, NoGpu, Order, Ticket,
 };
 use larder_kernels::{GpuError, PinnedRegion, Uuid, reference};
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
 use crate::engine::{Engine, background, layout, open};
 use crate::world::{Side, emulator, noise};
 
 const CACHE: usize = 8192;
-
-/// Layouts whose layers lie one after the other, with odd gaps, in a cache of [`CACHE`] bytes; and a transfer.
-fn transfer() -> impl Strategy<Value = (Layout, Vec<u32>, u32)> {
-    let layer = (1u64..200, 0u64..20, 0u64..20);
-    (prop::collection::vec(layer, 1..4), 1u32..9, 1u32..6)
-        .prop_flat_map(|(sizes, blocks, chunk_blocks)| {
-            let mut at = 0;
-            let mut layers = Vec::new();
-            for (page_bytes, spare, gap) in sizes {
-                layers.push(Layer { pages: at + gap, stride: page_bytes + spare, page_bytes });
-                at += gap + (page_bytes + spare) * u64::from(blocks);
-            }
-            let layout = Layout::new(layers, blocks, chunk_blocks, CACHE as u64).expect("they fit");
-            let numbers: Vec<u32> = (0..blocks).collect();
-            let most = blocks.min(chunk_blocks) as usize;
-            (Just(layout), prop::sample::subsequence(numbers, 1..=most).prop_shuffle(), 0..chunk_blocks)
-        })
-        .prop_map(|(layout, mut blocks, first)| {
-            blocks.truncate((layout.chunk_blocks() - first) as usize);
-            (layout, blocks, first)
-        })
-}
-
-/// A layout of one page that is the whole cache: gathering it reads all bytes.
-fn whole() -> Layout {
-    let bytes = CACHE as u64;
-    Layout::new(vec![Layer { pages: 0, stride: bytes, page_bytes: bytes }], 1, 1, bytes).unwrap()
-}
-
-#[test]
-fn scatter_and_gather_do_what_their_reference_does() {
-    let _emulator = emulator();
-    let engine = RefCell::new(Engine::start(CACHE));
-    let handle = engine.borrow().kv;
-    let node = Side::new(CACHE + 16).unwrap();
-    let all = Arc::new(ImportedKv::open(&node.device, handle, whole()).unwrap());
-    let store = |kv: &Arc<ImportedKv>, blocks: &[u32], first: u32, at: usize| {
-        let (slab, host) = ((&node.slab, at), (&node.host, at));
-        Ticket::store(&node.kernels, &node.stream, kv, (blocks, first), slab, host).unwrap().wait().unwrap();
-    };
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
-    let places = (transfer(), 0usize..17);
-    runner
-        .run(&places, |((layout, blocks, first), at)| {
-            assert_eq!(engine.borrow_mut().ask("fill 5"), "filled");
-            let kv = Arc::new(ImportedKv::open(&node.device, handle, layout.clone()).unwrap());
-            let bytes = layout.chunk_bytes() as usize;
-            let chunk = noise(9, bytes);
-            node.bytes.write(at, &chunk);
-            let (host, slab) = ((&node.host, at), (&node.slab, at));
-            let load = Ticket::load(&node.kernels, &node.stream, host, slab, &kv, (&blocks, first));
-            load.unwrap().wait().unwrap();
-            let mut cache = noise(5, CACHE);
-            reference::scatter(&layout, &chunk, &mut cache, &blocks, first);
-            store(&all, &[0], 0, 0);
-            prop_assert!(node.bytes.read(0, CACHE) == cache, "scatter");
-
-            // What the chunk has besides the gathered pages must stay as it was.
-            let mut gathered = noise(11, bytes);
-            node.bytes.write(at, &gathered);
-            let fill = Ticket::copy_in(&node.kernels, &node.stream, host, slab, bytes);
-            fill.unwrap().wait().unwrap();
-            store(&kv, &blocks, first, at);
-            reference::gather(&layout, &cache, &mut gathered, &blocks, first);
-            prop_assert!(node.bytes.read(at, bytes) == gathered, "gather");
-            Ok(())
-        })
-        .unwrap();
-}
 
 #[test]
 fn checksums_are_the_protocols() {
@@ -207,11 +135,13 @@ fn what_is_wrong_is_refused_with_its_value() {
         "twice"
     );
 
-    let layer = Layer { pages: 0, stride: 10, page_bytes: 11 };
-    assert!(Layout::new(vec![layer], 2, 1, 100).unwrap_err().to_string().contains("layer 0"));
-    let layer = Layer { pages: u64::MAX, stride: 10, page_bytes: 10 };
-    assert!(Layout::new(vec![layer], 2, 1, 100).is_err());
-    assert!(Layout::new(vec![], 2, 1, 100).unwrap_err().to_string().contains("0 layers"));
+    let layer = Layer::new(0, 10, 11);
+    assert!(
+        Layout::new(Order::LayerFirst, vec![layer], 2, 1, 100).unwrap_err().to_string().contains("layer 0")
+    );
+    let layer = Layer::new(u64::MAX, 10, 10);
+    assert!(Layout::new(Order::LayerFirst, vec![layer], 2, 1, 100).is_err());
+    assert!(Layout::new(Order::LayerFirst, vec![], 2, 1, 100).unwrap_err().to_string().contains("0 layers"));
     assert_eq!(background().len(), CACHE);
 }
 

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use larder_emulator::{Controls, library};
+use larder_emulator::{Controls, POISON, library};
 use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
 
 /// The emulator's knobs are the process's, so one test at a time turns them.
@@ -82,14 +82,16 @@ impl Side {
     }
 }
 
-/// Bytes that depend on their place and a seed, none of them long the same (xorshift64).
+/// Bytes that depend on their place and a seed, none of them long the same (xorshift64), and none of them the poison
+/// of new memory.
 pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as u8
+        let byte = (state >> 32) as u8;
+        if byte == POISON { 0 } else { byte }
     };
     (0..bytes).map(|_| next()).collect()
 }

@@ -169,6 +169,10 @@ fn source(kernel: &Open, name: &str) -> Parsed<Source> {
 }
 
 fn type_of(name: &str) -> Parsed<Type> {
+    // A predicate is 0 or 1; no load or store takes one, which `access` sees to.
+    if name == "pred" {
+        return Ok(Type { bytes: 1, signed: false });
+    }
     let (kind, bits) = name.split_at_checked(1).ok_or("no type")?;
     let bytes = match bits {
         "8" => 1,
@@ -273,7 +277,10 @@ fn access(kernel: &Open, parts: &[&str], operands: &[String]) -> Parsed<What> {
         ["v4"] => 4,
         _ => return Err(format!("unknown: {middle:?}")),
     };
-    let kind = type_of(parts.last().expect("it has parts"))?;
+    let kind = match *parts.last().expect("it has parts") {
+        "pred" => return Err("predicates are not in memory".into()),
+        name => type_of(name)?,
+    };
     let (values, at) = if parts[0] == "ld" { (first, second) } else { (second, first) };
     let names: Vec<&str> = values.trim_matches(['{', '}']).split(',').collect();
     if names.len() != count {

@@ -101,7 +101,17 @@ fn what_is_not_known_is_refused_when_loaded() {
 fn the_shipped_kernels_are_read_whole() {
     let pages = module(include_str!("../../../cuda/pages.ptx")).unwrap();
     let names: Vec<&str> = pages.iter().map(|k| k.name.as_str()).collect();
-    assert_eq!(names, ["larder_scatter", "larder_gather"]);
+    assert_eq!(
+        names,
+        [
+            "larder_scatter",
+            "larder_gather",
+            "larder_scatter_blocks",
+            "larder_gather_blocks",
+            "larder_scatter_latent",
+            "larder_gather_latent",
+        ]
+    );
     assert_eq!(pages[0].parameters, [8, 8, 8, 4]);
     assert_eq!(module(include_str!("../../../cuda/checksum.ptx")).unwrap()[0].parameters, [8, 8, 8]);
 }
