@@ -12,6 +12,7 @@ use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdeviceptr, CUevent, CUfun
 use cudarc::driver::sys::{CUipcEventHandle, CUipcMemHandle};
 
 use crate::error::GpuError;
+use crate::virtual_memory::{Access, Properties};
 
 macro_rules! calls {
     ($($name:ident($($argument:ident: $kind:ty),*);)*) => {
@@ -90,6 +91,17 @@ calls! {
     cuIpcGetMemHandle(handle: *mut CUipcMemHandle, at: CUdeviceptr);
     cuIpcOpenMemHandle_v2(at: *mut CUdeviceptr, handle: CUipcMemHandle, flags: c_uint);
     cuIpcCloseMemHandle(at: CUdeviceptr);
+    cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const Properties, option: c_uint);
+    cuMemCreate(handle: *mut u64, bytes: usize, properties: *const Properties, flags: u64);
+    cuMemRelease(handle: u64);
+    cuMemRetainAllocationHandle(handle: *mut u64, at: *mut c_void);
+    cuMemAddressReserve(at: *mut CUdeviceptr, bytes: usize, alignment: usize, near: CUdeviceptr, flags: u64);
+    cuMemAddressFree(at: CUdeviceptr, bytes: usize);
+    cuMemMap(at: CUdeviceptr, bytes: usize, offset: usize, handle: u64, flags: u64);
+    cuMemUnmap(at: CUdeviceptr, bytes: usize);
+    cuMemSetAccess(at: CUdeviceptr, bytes: usize, access: *const Access, count: usize);
+    cuMemExportToShareableHandle(descriptor: *mut c_int, handle: u64, kind: c_uint, flags: u64);
+    cuMemImportFromShareableHandle(handle: *mut u64, descriptor: *mut c_void, kind: c_uint);
     cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
     cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);

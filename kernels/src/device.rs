@@ -69,6 +69,11 @@ impl Device {
         Ok(String::from_utf8_lossy(&name[..end]).into_owned())
     }
 
+    /// The driver's number of it, in this process only.
+    pub(crate) fn number(&self) -> CUdevice {
+        self.0.number
+    }
+
     /// The driver's functions, with this device current in the calling thread.
     pub(crate) fn calls(&self) -> Result<&Calls, GpuError> {
         // SAFETY: the context is held as long as `self`.

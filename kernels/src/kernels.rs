@@ -10,8 +10,9 @@ use cudarc::driver::sys::{CUfunction, CUmodule};
 
 use crate::device::Device;
 use crate::error::GpuError;
+use crate::imported::ImportedKv;
 use crate::layout::{CHUNK_BLOCKS_MAX, Layout, Order};
-use crate::memory::{HostMemory, ImportedKv, LandingSlab, PinnedRegion};
+use crate::memory::{HostMemory, LandingSlab, PinnedRegion};
 use crate::stream::CopyStream;
 
 const PAGES_PTX: &str = include_str!("../cuda/pages.ptx");

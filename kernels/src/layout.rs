@@ -168,6 +168,11 @@ impl Layout {
         self.cache_bytes
     }
 
+    /// Bytes from a layer's first to its last.
+    pub(crate) fn layer_bytes(&self, layer: &Layer) -> u64 {
+        layer.end(self.blocks).expect("checked when the layout was made") - layer.pages
+    }
+
     /// Bytes of a chunk.
     pub fn chunk_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.page_bytes() * u64::from(self.chunk_blocks)).sum()

@@ -1,4 +1,4 @@
-//! Memory on both sides: pinned host memory, ours on the device, an engine's on the device.
+//! Memory on both sides that is ours: pinned host memory, and the slab on the device.
 
 #![expect(unsafe_code, reason = "calls the driver with memory that it owns, or whose owner it keeps")]
 
@@ -9,15 +9,13 @@ use cudarc::driver::sys::{CUdeviceptr, CUipcMemHandle};
 
 use crate::device::Device;
 use crate::error::GpuError;
-use crate::layout::{Layer, Layout};
-use crate::stream::CopyStream;
+use crate::imported::{KvHandle, KvPart, KvPieces};
+use crate::virtual_memory::Mapped;
 
 /// Bytes registered by one call: the driver's time for a call grows with it, and other calls wait.
 const REGISTER_BYTES_MAX: usize = 64 << 30;
 /// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts of the process.
 const PORTABLE: u32 = 1;
-/// `CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS`, the only flag there is.
-const LAZY_PEER_ACCESS: u32 = 1;
 
 /// Host memory that a device may copy from and to.
 ///
@@ -87,27 +85,22 @@ impl Drop for PinnedRegion {
     }
 }
 
-/// A name of device memory for another process: the allocation, and what part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvHandle {
-    /// The driver's handle; it names the whole allocation.
-    pub handle: [u8; 64],
-    /// Where the part begins in it, in bytes: a tensor rarely begins where its allocation does.
-    pub offset: u64,
-    /// Bytes of the part.
-    pub bytes: u64,
-}
-
-/// Memory on the device that is ours, in one allocation.
+/// Memory on the device that is ours.
 #[derive(Debug)]
 pub struct LandingSlab {
     device: Device,
-    at: CUdeviceptr,
+    memory: Memory,
     bytes: usize,
 }
 
+#[derive(Debug)]
+enum Memory {
+    Plain(CUdeviceptr),
+    Mapped(Mapped),
+}
+
 impl LandingSlab {
-    /// Allocates it, plainly and not from a pool, since only such memory can be opened by another process.
+    /// Allocates it in one piece, plainly and not from a pool, since only such memory can be opened by another process.
     ///
     /// # Errors
     /// The driver's: too little memory is free.
@@ -115,18 +108,35 @@ impl LandingSlab {
         let mut at = 0;
         // SAFETY: writes one address, which is freed with `self`.
         unsafe { device.calls()?.cuMemAlloc_v2(&mut at, bytes) }?;
-        Ok(Self { device: device.clone(), at, bytes })
+        Ok(Self { device: device.clone(), memory: Memory::Plain(at), bytes })
+    }
+
+    /// Maps it from pieces of `piece_bytes` (rounded up to what the device can give), which can be handed to another
+    /// process by descriptors.
+    ///
+    /// # Errors
+    /// The driver's: too little memory is free.
+    pub fn map(device: &Device, bytes: usize, piece_bytes: usize) -> Result<Self, GpuError> {
+        let mapped = Mapped::create(device, bytes, piece_bytes)?;
+        Ok(Self { device: device.clone(), memory: Memory::Mapped(mapped), bytes })
     }
 
     /// Its name for another process, which then reads and writes it as it likes.
     ///
     /// # Errors
     /// The driver's.
-    pub fn export(&self) -> Result<KvHandle, GpuError> {
-        let mut handle = CUipcMemHandle { reserved: [0; 64] };
-        // SAFETY: writes one handle; the memory is ours.
-        unsafe { self.device.calls()?.cuIpcGetMemHandle(&mut handle, self.at) }?;
-        Ok(KvHandle { handle: handle.reserved.map(|byte| byte as u8), offset: 0, bytes: self.bytes as u64 })
+    pub fn export(&self) -> Result<KvPart, GpuError> {
+        let (offset, bytes) = (0, self.bytes as u64);
+        match &self.memory {
+            Memory::Plain(at) => {
+                let mut handle = CUipcMemHandle { reserved: [0; 64] };
+                // SAFETY: writes one handle; the memory is ours.
+                unsafe { self.device.calls()?.cuIpcGetMemHandle(&mut handle, *at) }?;
+                let handle = handle.reserved.map(|byte| byte as u8);
+                Ok(KvHandle { handle, offset, bytes }.into())
+            }
+            Memory::Mapped(mapped) => Ok(KvPieces { pieces: mapped.export()?, offset, bytes }.into()),
+        }
     }
 
     /// How many bytes it has.
@@ -135,93 +145,19 @@ impl LandingSlab {
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.at
+        match &self.memory {
+            Memory::Plain(at) => *at,
+            Memory::Mapped(mapped) => mapped.address(),
+        }
     }
 }
 
 impl Drop for LandingSlab {
     fn drop(&mut self) {
-        // SAFETY: ours; tickets keep it while work uses it. A failure leaves it to the end of the process.
-        let _ = self.device.calls().and_then(|calls| unsafe { calls.cuMemFree_v2(self.at) });
-    }
-}
-
-/// An engine's paged KV cache, opened here by its handle and checked against its layout.
-#[derive(Debug)]
-pub struct ImportedKv {
-    device: Device,
-    base: CUdeviceptr,
-    layout: Layout,
-    /// The kernels' table of layers.
-    table: Option<LandingSlab>,
-}
-
-impl ImportedKv {
-    /// Opens it. The mapping outlives its engine: close it (drop) when the engine's session has ended.
-    ///
-    /// # Errors
-    /// The driver's: no such allocation, of this very process, or its process has gone. Or the layout needs more than
-    /// the part that was named, or that part is not inside the allocation.
-    pub fn open(device: &Device, handle: KvHandle, layout: Layout) -> Result<Self, GpuError> {
-        let mut base = 0;
-        let driver_handle = CUipcMemHandle { reserved: handle.handle.map(|byte| byte as _) };
-        let calls = device.calls()?;
-        // SAFETY: writes one address, which is closed with `kv`; a wrong handle is refused.
-        unsafe { calls.cuIpcOpenMemHandle_v2(&mut base, driver_handle, LAZY_PEER_ACCESS) }?;
-        let mut kv = Self { device: device.clone(), base, layout, table: None };
-        let (mut start, mut bytes) = (0, 0);
-        // SAFETY: writes the range of what was just opened.
-        unsafe { calls.cuMemGetAddressRange_v2(&mut start, &mut bytes, base) }?;
-        let inside = handle.offset.checked_add(handle.bytes).is_some_and(|end| end <= bytes as u64);
-        if !inside || kv.layout.cache_bytes() > handle.bytes {
-            let needed = kv.layout.cache_bytes();
-            let KvHandle { offset, bytes: part, .. } = handle;
-            let why = format!("{needed} bytes in a part of {part} at {offset} of an allocation of {bytes}");
-            return Err(GpuError::refused("ImportedKv::open", why));
+        if let Memory::Plain(at) = self.memory {
+            // SAFETY: ours; tickets keep it while work uses it. A failure leaves it to the end of the process.
+            let _ = self.device.calls().and_then(|calls| unsafe { calls.cuMemFree_v2(at) });
         }
-        kv.table = Some(kv.upload(base + handle.offset)?);
-        Ok(kv)
-    }
-
-    /// The kernels' table: `Layer` of `cuda/pages.cu`, one for each.
-    fn upload(&self, cache: u64) -> Result<LandingSlab, GpuError> {
-        let rows = self.layout.layers().iter().zip(self.layout.offsets());
-        let words = rows.flat_map(|(layer, offset)| {
-            let Layer { pages, stride, rows, row_bytes, row_stride } = *layer;
-            [cache + pages, stride, layer.page_bytes(), offset, rows, row_bytes, row_stride]
-        });
-        let table: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        let slab = LandingSlab::create(&self.device, table.len())?;
-        let stream = CopyStream::create(&self.device, 0)?;
-        let from = table.as_ptr().cast::<c_void>();
-        // SAFETY: the slab has the table's size, and both stay until the stream has drained, on the next line.
-        let copied = unsafe {
-            self.device.calls()?.cuMemcpyHtoDAsync_v2(slab.address(), from, table.len(), stream.stream)
-        };
-        if let Err(error) = copied.and_then(|()| stream.drain()) {
-            // The copy may still run, unless the stream says otherwise when it is asked again.
-            if stream.drain().is_err() {
-                std::mem::forget((table, slab));
-            }
-            return Err(error);
-        }
-        Ok(slab)
-    }
-
-    /// Its layout.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    pub(crate) fn table(&self) -> u64 {
-        self.table.as_ref().expect("set before `open` gives it out").address()
-    }
-}
-
-impl Drop for ImportedKv {
-    fn drop(&mut self) {
-        // SAFETY: opened by us; tickets keep it while work uses it.
-        let _ = self.device.calls().and_then(|calls| unsafe { calls.cuIpcCloseMemHandle(self.base) });
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::error::GpuError;
 use crate::event::Event;
+use crate::imported::ImportedKv;
 use crate::kernels::{Direction, Kernels, Slot};
-use crate::memory::{ImportedKv, LandingSlab, PinnedRegion};
+use crate::memory::{LandingSlab, PinnedRegion};
 use crate::stream::CopyStream;
 
 /// What a transfer uses, none of which may be freed under it.

@@ -13,7 +13,7 @@ use crate::code::{
     Answer, INVALID_CONTEXT, INVALID_DEVICE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, NOT_READY,
 };
 use crate::event::{self, Event};
-use crate::memory::Mapping;
+use crate::memory::{Allocation, Copy, Mapping, Origin};
 use crate::ptx::{self, run::Grid};
 use crate::state::{CONTEXT, DEVICES, State, state};
 use crate::stream::{Stream, Work};
@@ -157,9 +157,9 @@ functions! {
     context cuMemFree_v2(at: u64) state { state.drain(); state.device.write().remove(at, false) }
     context cuMemGetAddressRange_v2(base: *mut u64, bytes: *mut usize, at: u64) state {
         let device = state.device.read();
-        let mapping = &device.find(at, 1).ok_or(INVALID_VALUE)?.mapping;
-        put(base, mapping.address())?;
-        put(bytes, mapping.bytes())
+        let (start, found) = device.find(at).ok_or(INVALID_VALUE)?;
+        put(base, start)?;
+        put(bytes, found.bytes)
     }
     context cuMemHostRegister_v2(at: *mut c_void, bytes: usize, _flags: c_uint) state {
         if at.is_null() || bytes == 0 { return Err(INVALID_VALUE); }
@@ -168,24 +168,27 @@ functions! {
     context cuMemHostUnregister(at: *mut c_void) state { state.unpin(at as u64) }
     context cuIpcGetMemHandle(to: *mut Handle, at: u64) state {
         let device = state.device.read();
-        let allocation = device.find(at, 1).filter(|allocation| !allocation.imported).ok_or(INVALID_VALUE)?;
-        put(to, export(MEMORY, &allocation.mapping))
+        // Of physical memory that was mapped there is no such handle, nor of what another process made.
+        let Some((_, Allocation { origin: Origin::Whole { mapping, imported: false }, .. })) = device.find(at) else {
+            return Err(INVALID_VALUE);
+        };
+        put(to, export(MEMORY, mapping))
     }
     context cuIpcOpenMemHandle_v2(to: *mut u64, handle: HandleByValue, flags: c_uint) state {
         // Lazy peer access (1) is the only flag there is.
         if flags != 1 { return Err(INVALID_VALUE); }
         let mapping = import(MEMORY, handle.0)?;
-        put(to, state.device.write().add(mapping, true))
+        put(to, state.device.write().import(mapping))
     }
     context cuIpcCloseMemHandle(at: u64) state { state.drain(); state.device.write().remove(at, true) }
     context cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize) state {
-        copy(state, stream, to, from as u64, bytes, true, false)
+        copy(state, stream, Copy { to, from: from as u64, bytes, to_device: true, from_device: false })
     }
     context cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) state {
-        copy(state, stream, to as u64, from, bytes, false, true)
+        copy(state, stream, Copy { to: to as u64, from, bytes, to_device: false, from_device: true })
     }
     context cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) state {
-        copy(state, stream, to, from, bytes, true, true)
+        copy(state, stream, Copy { to, from, bytes, to_device: true, from_device: true })
     }
     context cuModuleLoadData(to: *mut usize, image: *const c_char) state {
         // SAFETY: the driver's contract for PTX: a string with an end.
@@ -226,6 +229,8 @@ functions! {
     }
 }
 
+mod virtual_memory;
+
 /// A handle of 64 bytes, which C passes by value.
 #[repr(C)]
 pub(crate) struct HandleByValue(Handle);
@@ -237,24 +242,13 @@ fn lost(state: &State) -> Answer {
     }
 }
 
-fn copy(
-    state: &State,
-    stream: usize,
-    to: u64,
-    from: u64,
-    bytes: usize,
-    to_device: bool,
-    from_device: bool,
-) -> Answer {
+fn copy(state: &State, stream: usize, copy: Copy) -> Answer {
     let stream = state.streams.get(stream)?;
-    for (at, on_device) in [(to, to_device), (from, from_device)] {
-        if on_device && state.device.read().find(at, bytes).is_none() {
-            return Err(INVALID_VALUE);
-        }
-    }
+    state.device.read().allows(copy)?;
+    let Copy { to, from, bytes, to_device, from_device } = copy;
     let host = if to_device { from } else { to };
     let asynchronous = (to_device && from_device) || state.is_pinned(host, bytes);
-    stream.give(Work::Copy { to, from, bytes, to_device, from_device });
+    stream.give(Work::Copy(copy));
     if !asynchronous {
         // The driver copies from pageable memory before it answers.
         stream.drain();

@@ -13,6 +13,7 @@ pub(crate) const INVALID_CONTEXT: u32 = 201;
 pub(crate) const INVALID_PTX: u32 = 218;
 pub(crate) const INVALID_HANDLE: u32 = 400;
 pub(crate) const NOT_FOUND: u32 = 500;
+pub(crate) const NOT_PERMITTED: u32 = 800;
 pub(crate) const NOT_READY: u32 = 600;
 pub(crate) const ILLEGAL_ADDRESS: u32 = 700;
 pub(crate) const LAUNCH_TIMEOUT: u32 = 702;
@@ -32,6 +33,7 @@ pub(crate) fn name(code: u32) -> Option<&'static std::ffi::CStr> {
         INVALID_CONTEXT => c"CUDA_ERROR_INVALID_CONTEXT",
         INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
         INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
+        NOT_PERMITTED => c"CUDA_ERROR_NOT_PERMITTED",
         NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
         NOT_READY => c"CUDA_ERROR_NOT_READY",
         ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",

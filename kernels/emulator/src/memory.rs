@@ -1,159 +1,199 @@
 //! Device memory: memfds that are mapped here and, by their descriptors, in the processes that open their handles.
 //!
 //! A device pointer is the address of the mapping, so kernels can follow tables of pointers. Every access is held
-//! against the live allocations; new memory is filled with [`POISON`], so that a copy that did not happen shows.
+//! against the live allocations by one check, [`Device::allows`].
 
-#![expect(
-    unsafe_code,
-    reason = "maps memory that other processes map too, and copies from addresses a caller gave"
-)]
+#![expect(unsafe_code, reason = "copies from and to addresses that a caller gave")]
+
+mod mapping;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::NonNull;
+use std::sync::Arc;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::unistd::ftruncate;
+pub use mapping::POISON;
+pub(crate) use mapping::{GRANULARITY, Mapping, Physical};
 
-use crate::code::{Answer, INVALID_VALUE, OUT_OF_MEMORY};
+use crate::code::{Answer, INVALID_VALUE};
 use crate::ptx::run::Memory;
 
-/// What new memory holds.
-pub const POISON: u8 = 0xdb;
-
-/// A mapped memfd.
-pub(crate) struct Mapping {
-    start: NonNull<u8>,
-    bytes: NonZeroUsize,
-    fd: OwnedFd,
-}
-
-// SAFETY: the mapping belongs to no thread; who accesses it orders the accesses by streams, as on a device.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; accesses copy bytes and never make a reference to them.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    pub(crate) fn create(bytes: usize) -> Answer<Self> {
-        let fd = memfd_create("larder-emulator", MFdFlags::MFD_CLOEXEC).map_err(|_| OUT_OF_MEMORY)?;
-        ftruncate(&fd, i64::try_from(bytes).map_err(|_| OUT_OF_MEMORY)?).map_err(|_| OUT_OF_MEMORY)?;
-        Self::map(fd, bytes)
-    }
-
-    /// Maps what another process made.
-    pub(crate) fn open(pid: u32, fd: i32, bytes: usize) -> Answer<Self> {
-        let file = File::options().read(true).write(true).open(format!("/proc/{pid}/fd/{fd}"));
-        let file = file.map_err(|_| INVALID_VALUE)?;
-        let length = file.metadata().map_err(|_| INVALID_VALUE)?.len();
-        if length != bytes as u64 {
-            return Err(INVALID_VALUE);
-        }
-        Self::map(file.into(), bytes)
-    }
-
-    fn map(fd: OwnedFd, bytes: usize) -> Answer<Self> {
-        let bytes = NonZeroUsize::new(bytes).ok_or(INVALID_VALUE)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
-        let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, &fd, 0) };
-        Ok(Self { start: start.map_err(|_| OUT_OF_MEMORY)?.cast(), bytes, fd })
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.start.as_ptr() as u64
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
-    }
-
-    pub(crate) fn descriptor(&self) -> i32 {
-        self.fd.as_raw_fd()
-    }
-
-    /// The counter at a place of a page of counters.
-    pub(crate) fn counter(&self, index: usize) -> &std::sync::atomic::AtomicU64 {
-        assert!((index + 1) * 8 <= self.bytes(), "a counter inside the mapping");
-        // SAFETY: in bounds (above), aligned (a mapping begins at a page), valid as long as the mapping; all
-        // processes access it as an atomic only.
-        unsafe { std::sync::atomic::AtomicU64::from_ptr(self.start.as_ptr().cast::<u64>().add(index)) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this range was mapped by `map` and nothing refers to it any more.
-        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
-    }
+/// Where device memory comes from.
+pub(crate) enum Origin {
+    /// One piece, made here or opened by another process's handle.
+    Whole { mapping: Mapping, imported: bool },
+    /// Physical memory, mapped into reserved addresses; reached only once access was set.
+    Virtual { physical: Arc<Physical>, accessible: bool },
 }
 
 /// A piece of device memory.
 pub(crate) struct Allocation {
-    pub(crate) mapping: Mapping,
-    /// Of another process.
-    pub(crate) imported: bool,
+    pub(crate) bytes: usize,
+    pub(crate) origin: Origin,
+}
+
+/// A copy that was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Copy {
+    pub(crate) to: u64,
+    pub(crate) from: u64,
+    pub(crate) bytes: usize,
+    pub(crate) to_device: bool,
+    pub(crate) from_device: bool,
 }
 
 /// All device memory that this process can reach, by address.
 #[derive(Default)]
 pub(crate) struct Device {
     allocations: BTreeMap<u64, Allocation>,
+    /// Addresses that are taken and, but for what is mapped there, reach nothing.
+    reserved: BTreeMap<u64, Mapping>,
 }
 
 impl Device {
     pub(crate) fn allocate(&mut self, bytes: usize) -> Answer<u64> {
         let mapping = Mapping::create(bytes)?;
-        // SAFETY: the whole of a mapping that nothing else knows yet.
-        unsafe { std::ptr::write_bytes(mapping.start.as_ptr(), POISON, bytes) };
-        Ok(self.add(mapping, false))
+        mapping.poison();
+        let (at, bytes) = (mapping.address(), mapping.bytes());
+        self.allocations.insert(at, Allocation { bytes, origin: Origin::Whole { mapping, imported: false } });
+        Ok(at)
     }
 
-    pub(crate) fn add(&mut self, mapping: Mapping, imported: bool) -> u64 {
-        let at = mapping.address();
-        self.allocations.insert(at, Allocation { mapping, imported });
+    /// Adds what another process made.
+    pub(crate) fn import(&mut self, mapping: Mapping) -> u64 {
+        let (at, bytes) = (mapping.address(), mapping.bytes());
+        self.allocations.insert(at, Allocation { bytes, origin: Origin::Whole { mapping, imported: true } });
         at
     }
 
     /// Forgets and unmaps an allocation that begins at `at`.
     pub(crate) fn remove(&mut self, at: u64, imported: bool) -> Answer {
-        match self.allocations.get(&at) {
-            Some(allocation) if allocation.imported == imported => {
-                self.allocations.remove(&at);
-                Ok(())
-            }
-            _ => Err(INVALID_VALUE),
-        }
-    }
-
-    /// The allocation in which `bytes` from `at` lie.
-    pub(crate) fn find(&self, at: u64, bytes: usize) -> Option<&Allocation> {
-        let (base, allocation) = self.allocations.range(..=at).next_back()?;
-        let end = (at - base).checked_add(bytes as u64)?;
-        (end <= allocation.mapping.bytes() as u64).then_some(allocation)
-    }
-
-    /// How many allocations there are: a test asks whether any was left.
-    pub(crate) fn len(&self) -> usize {
-        self.allocations.len()
-    }
-
-    /// Copies between any two addresses; which of them are device memory was checked when the copy was asked for, and
-    /// is again here, since it may have been freed.
-    pub(crate) fn copy(
-        &self,
-        to: u64,
-        from: u64,
-        bytes: usize,
-        to_device: bool,
-        from_device: bool,
-    ) -> Answer {
-        if (to_device && self.find(to, bytes).is_none()) || (from_device && self.find(from, bytes).is_none())
-        {
+        let is_it = self.allocations.get(&at).is_some_and(
+            |found| matches!(found.origin, Origin::Whole { imported: is, .. } if is == imported),
+        );
+        if !is_it {
             return Err(INVALID_VALUE);
         }
+        self.allocations.remove(&at);
+        Ok(())
+    }
+
+    /// Takes addresses.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Answer<u64> {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
+            return Err(INVALID_VALUE);
+        }
+        let mapping = Mapping::reserve(bytes)?;
+        let at = mapping.address();
+        self.reserved.insert(at, mapping);
+        Ok(at)
+    }
+
+    /// Gives addresses back, into which nothing may be mapped any more.
+    pub(crate) fn unreserve(&mut self, at: u64, bytes: usize) -> Answer {
+        let is_it = self.reserved.get(&at).is_some_and(|found| found.bytes() == bytes);
+        if !is_it || self.allocations.range(at..at + bytes as u64).next().is_some() {
+            return Err(INVALID_VALUE);
+        }
+        self.reserved.remove(&at);
+        Ok(())
+    }
+
+    /// Maps all of `physical` at `at`, inside a reservation and where nothing is.
+    pub(crate) fn map(&mut self, at: u64, bytes: usize, physical: Arc<Physical>) -> Answer {
+        let (start, range) = self.reserved.range(..=at).next_back().ok_or(INVALID_VALUE)?;
+        let end = at.checked_add(bytes as u64).ok_or(INVALID_VALUE)?;
+        let inside = end <= start + range.bytes() as u64 && (at - start).is_multiple_of(GRANULARITY as u64);
+        let free = self.allocations.range(..end).next_back();
+        if !inside || bytes != physical.bytes || free.is_some_and(|(at_2, a)| at_2 + a.bytes as u64 > at) {
+            return Err(INVALID_VALUE);
+        }
+        range.place((at - start) as usize, bytes, Some(&physical.fd))?;
+        self.allocations
+            .insert(at, Allocation { bytes, origin: Origin::Virtual { physical, accessible: false } });
+        Ok(())
+    }
+
+    /// Unmaps what was mapped in a range, which must be whole mappings.
+    pub(crate) fn unmap(&mut self, at: u64, bytes: usize) -> Answer {
+        let pieces = self.mapped(at, bytes)?;
+        for piece in pieces {
+            let found = self.allocations.remove(&piece).ok_or(INVALID_VALUE)?;
+            let (start, range) = self.reserved.range(..=piece).next_back().ok_or(INVALID_VALUE)?;
+            range.place((piece - start) as usize, found.bytes, None)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the device reach what is mapped in a range.
+    pub(crate) fn allow(&mut self, at: u64, bytes: usize) -> Answer {
+        for piece in self.mapped(at, bytes)? {
+            if let Some(Allocation { origin: Origin::Virtual { accessible, .. }, .. }) =
+                self.allocations.get_mut(&piece)
+            {
+                *accessible = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the mappings begin that together are exactly a range.
+    fn mapped(&self, at: u64, bytes: usize) -> Answer<Vec<u64>> {
+        let end = at.checked_add(bytes as u64).ok_or(INVALID_VALUE)?;
+        let (mut next, mut pieces) = (at, Vec::new());
+        while next < end {
+            let found = self.allocations.get(&next).ok_or(INVALID_VALUE)?;
+            if !matches!(found.origin, Origin::Virtual { .. }) {
+                return Err(INVALID_VALUE);
+            }
+            pieces.push(next);
+            next += found.bytes as u64;
+        }
+        if next == end && !pieces.is_empty() { Ok(pieces) } else { Err(INVALID_VALUE) }
+    }
+
+    /// The allocation in which an address lies, and where it begins.
+    pub(crate) fn find(&self, at: u64) -> Option<(u64, &Allocation)> {
+        let (base, allocation) = self.allocations.range(..=at).next_back()?;
+        (at - base < allocation.bytes as u64).then_some((*base, allocation))
+    }
+
+    /// Whether the device reaches all of a range: one allocation, or mappings without a gap.
+    fn reaches(&self, at: u64, bytes: usize) -> bool {
+        let Some(end) = at.checked_add(bytes as u64) else { return false };
+        let mut next = at;
+        loop {
+            let Some((base, found)) = self.find(next) else { return false };
+            let is_mapped = match found.origin {
+                Origin::Virtual { accessible: false, .. } => return false,
+                Origin::Virtual { .. } => true,
+                // Other allocations that happen to lie side by side are no range.
+                Origin::Whole { .. } if next != at => return false,
+                Origin::Whole { .. } => false,
+            };
+            next = base + found.bytes as u64;
+            if next >= end || !is_mapped {
+                return next >= end;
+            }
+        }
+    }
+
+    /// How many objects there are: a test asks whether any was left.
+    pub(crate) fn len(&self) -> usize {
+        self.allocations.len() + self.reserved.len()
+    }
+
+    /// The one check of a copy's ranges: when it is asked for, and when it is done, since memory may have been freed.
+    pub(crate) fn allows(&self, copy: Copy) -> Answer {
+        let Copy { to, from, bytes, to_device, from_device } = copy;
+        if (to_device && !self.reaches(to, bytes)) || (from_device && !self.reaches(from, bytes)) {
+            return Err(INVALID_VALUE);
+        }
+        Ok(())
+    }
+
+    /// Copies between any two addresses.
+    pub(crate) fn copy(&self, copy: Copy) -> Answer {
+        self.allows(copy)?;
+        let Copy { to, from, bytes, .. } = copy;
         // SAFETY: device addresses were checked just now, and stay while `self` is borrowed; for host addresses the
         // caller of the driver's function answers, as with a real driver.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
@@ -163,10 +203,12 @@ impl Device {
 
 impl Memory for Device {
     fn load(&self, at: u64, into: &mut [u8]) -> bool {
-        self.copy(into.as_mut_ptr() as u64, at, into.len(), false, true).is_ok()
+        let to = into.as_mut_ptr() as u64;
+        self.copy(Copy { to, from: at, bytes: into.len(), to_device: false, from_device: true }).is_ok()
     }
 
     fn store(&self, at: u64, bytes: &[u8]) -> bool {
-        self.copy(at, bytes.as_ptr() as u64, bytes.len(), true, false).is_ok()
+        let from = bytes.as_ptr() as u64;
+        self.copy(Copy { to: at, from, bytes: bytes.len(), to_device: true, from_device: false }).is_ok()
     }
 }

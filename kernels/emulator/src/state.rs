@@ -11,7 +11,7 @@ use crate::code::{Answer, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGIST
 use crate::code::{INVALID_HANDLE, NOT_INITIALIZED};
 use crate::event::Event;
 use crate::knobs::Knobs;
-use crate::memory::Device;
+use crate::memory::{Device, Physical};
 use crate::ptx::Kernel;
 use crate::stream::Stream;
 
@@ -23,6 +23,7 @@ pub(crate) struct State {
     pub(crate) initialized: AtomicBool,
     pub(crate) knobs: Knobs,
     pub(crate) device: RwLock<Device>,
+    pub(crate) physical: Table<Physical>,
     pub(crate) streams: Table<Stream>,
     pub(crate) events: Table<Event>,
     pub(crate) modules: Table<Vec<Arc<Kernel>>>,
@@ -112,6 +113,7 @@ impl State {
     /// Objects that are still there: memory, pinned ranges, streams, events, modules.
     pub(crate) fn left(&self) -> usize {
         self.device.read().len()
+            + self.physical.all().len()
             + self.pinned.lock().len()
             + self.streams.all().len()
             + self.events.all().len()

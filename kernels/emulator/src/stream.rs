@@ -8,13 +8,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::event::Event;
+use crate::memory::Copy;
 use crate::ptx::Kernel;
 use crate::ptx::run::{Grid, launch};
 use crate::state::state;
 
 /// Work of a stream.
 pub(crate) enum Work {
-    Copy { to: u64, from: u64, bytes: usize, to_device: bool, from_device: bool },
+    Copy(Copy),
     Launch { kernel: Arc<Kernel>, grid: Grid, parameters: Vec<u64> },
     Record(Arc<Event>, u64),
     Wait(Arc<Event>, u64),
@@ -101,12 +102,12 @@ fn perform(work: Work) {
         Work::Record(event, number) => event.reach(number),
         Work::Wait(event, number) => event.wait(number, lost),
         _ if lost() => {}
-        Work::Copy { to, from, bytes, to_device, from_device } => {
+        Work::Copy(copy) => {
             let rate = knobs.bytes_per_second.load(SeqCst);
             if rate > 0 {
-                std::thread::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64));
+                std::thread::sleep(Duration::from_secs_f64(copy.bytes as f64 / rate as f64));
             }
-            if let Err(code) = state.device.read().copy(to, from, bytes, to_device, from_device) {
+            if let Err(code) = state.device.read().copy(copy) {
                 knobs.lost.store(code, SeqCst);
             }
         }

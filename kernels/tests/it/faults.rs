@@ -1,15 +1,15 @@
 //! Every call of the driver failing once, and a device that is lost: an error, and neither a panic, a hang nor a leak.
 
-use larder_kernels::{GpuError, Ticket};
+use larder_kernels::{GpuError, LandingSlab, Ticket};
 
-use crate::engine::{Engine, layout, open};
+use crate::engine::{Engine, Setup, layout, open};
 use crate::world::{Side, emulator, noise};
 
 /// An error that the driver gives for anything (`CUDA_ERROR_UNKNOWN`).
 const UNKNOWN: u32 = 999;
 
 /// All functions that the layer calls.
-const FUNCTIONS: [&str; 34] = [
+const FUNCTIONS: [&str; 45] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -38,6 +38,17 @@ const FUNCTIONS: [&str; 34] = [
     "cuIpcGetMemHandle",
     "cuIpcOpenMemHandle_v2",
     "cuIpcCloseMemHandle",
+    "cuMemGetAllocationGranularity",
+    "cuMemCreate",
+    "cuMemRelease",
+    "cuMemRetainAllocationHandle",
+    "cuMemAddressReserve",
+    "cuMemAddressFree",
+    "cuMemMap",
+    "cuMemUnmap",
+    "cuMemSetAccess",
+    "cuMemExportToShareableHandle",
+    "cuMemImportFromShareableHandle",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuModuleLoadData",
@@ -49,47 +60,60 @@ const FUNCTIONS: [&str; 34] = [
 /// Calls that give something back: where one fails, what it was to free is still there, and so it is where the
 /// context cannot be made current for it.
 fn may_leave(function: &str) -> bool {
-    ["Free", "Destroy", "Unregister", "Unload", "Close", "CtxSetCurrent"]
+    ["Free", "Destroy", "Unregister", "Unload", "Close", "MemRelease", "Unmap", "CtxSetCurrent"]
         .iter()
         .any(|part| function.contains(part))
 }
 
-/// Everything a node does for a chunk, from the driver on: a load and the store of it back.
-fn round(engine: &Engine) -> Result<(), GpuError> {
+/// Everything a node does for a chunk, from the driver on, for caches of both kinds of names: a load and the store of
+/// it back.
+fn round(engines: &[Engine]) -> Result<(), GpuError> {
     let bytes = layout().chunk_bytes() as usize;
     let node = Side::new(2 * bytes)?;
     node.device.name()?;
-    let kv = open(&node, engine)?;
-    let chunk = noise(4, bytes);
-    node.bytes.write(0, &chunk);
-    let blocks = (&[3, 1, 9, 4][..], 0);
-    let load = Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, blocks)?;
-    load.event().export()?;
-    load.is_done()?;
+    for engine in engines {
+        let kv = open(&node, engine)?;
+        let chunk = noise(4, bytes);
+        node.bytes.write(0, &chunk);
+        let blocks = (&[3, 1, 9, 4][..], 0);
+        let load = Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, blocks)?;
+        load.event().export()?;
+        load.is_done()?;
+        let (slab, host) = ((&node.slab, bytes), (&node.host, bytes));
+        let store = Ticket::store(&node.kernels, &node.stream, &kv, blocks, slab, host)?;
+        store.wait()?;
+        load.wait()?;
+        assert_eq!(node.bytes.read(bytes, bytes), chunk, "what was stored is what was loaded");
+    }
     node.slab.export()?;
-    let (slab, host) = ((&node.slab, bytes), (&node.host, bytes));
-    let store = Ticket::store(&node.kernels, &node.stream, &kv, blocks, slab, host)?;
-    store.wait()?;
-    load.wait()?;
-    assert_eq!(node.bytes.read(bytes, bytes), chunk, "what was stored is what was loaded");
+    LandingSlab::map(&node.device, 1, 1)?.export()?;
     Ok(())
+}
+
+/// Two engines, with a cache of each kind of names.
+fn engines() -> [Engine; 2] {
+    [false, true].map(|mapped| Engine::start(Setup::of(layout().order(), mapped)))
 }
 
 #[test]
 fn each_call_failing_once_is_an_error_and_no_more() {
     let emulator = emulator();
     let controls = &emulator.controls;
-    let engine = Engine::start(layout().cache_bytes() as usize);
+    let engines = engines();
     let mut failed = 0;
     for function in FUNCTIONS {
-        let calls = calls_of(controls, function, &engine);
+        let calls = calls_of(controls, function, &engines);
         assert!(calls > 0, "{function} is not called");
         for nth in 1..=calls {
-            let left = controls.left();
+            let (left, open) = (controls.left(), descriptors());
             controls.fail(function, nth, UNKNOWN);
-            let result = round(&engine);
+            let result = round(&engines);
             failed += 1;
             assert!(may_leave(function) || controls.left() == left, "call {nth} of {function} leaks");
+            assert!(
+                may_leave(function) || descriptors() == open,
+                "call {nth} of {function} leaks a descriptor"
+            );
             match result {
                 Err(error) => assert_eq!((error.call, error.code), (function, UNKNOWN)),
                 // Only what gives back may fail unheard.
@@ -98,16 +122,21 @@ fn each_call_failing_once_is_an_error_and_no_more() {
             // Whatever failed, the next one works.
             controls.fail(function, 0, 0);
         }
-        round(&engine).unwrap();
+        round(&engines).unwrap();
     }
-    println!("{failed} failures on: {}", engine.device);
-    assert!(failed > 60, "{failed}");
+    println!("{failed} failures on: {}", engines[0].device);
+    assert!(failed > 120, "{failed}");
+}
+
+/// Descriptors that this process has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// How often a round calls a function.
-fn calls_of(controls: &larder_emulator::Controls, function: &str, engine: &Engine) -> u64 {
+fn calls_of(controls: &larder_emulator::Controls, function: &str, engines: &[Engine]) -> u64 {
     let before = controls.calls(function);
-    round(engine).unwrap();
+    round(engines).unwrap();
     controls.calls(function) - before
 }
 
@@ -115,9 +144,9 @@ fn calls_of(controls: &larder_emulator::Controls, function: &str, engine: &Engin
 fn a_lost_device_is_an_error_and_no_hang() {
     let emulator = emulator();
     let controls = &emulator.controls;
-    let engine = Engine::start(layout().cache_bytes() as usize);
+    let engines = engines();
     let node = Side::new(layout().chunk_bytes() as usize).unwrap();
-    let kv = open(&node, &engine).unwrap();
+    let kv = open(&node, &engines[0]).unwrap();
     controls.hold(true);
     let load =
         || Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, (&[1, 2][..], 0));
@@ -127,7 +156,7 @@ fn a_lost_device_is_an_error_and_no_hang() {
     assert_eq!(ticket.is_done().unwrap_err().code, 719);
     assert_eq!(ticket.wait().unwrap_err().code, 719);
     assert_eq!(load().unwrap_err().code, 719);
-    assert!(round(&engine).is_err());
+    assert!(round(&engines).is_err());
     controls.lose(0);
-    round(&engine).unwrap();
+    round(&engines).unwrap();
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use larder_emulator::POISON;
 use larder_kernels::{
-    Driver, Event, EventHandle, ImportedKv, KvHandle, LandingSlab, Layer, Layout, NoGpu, Order, Ticket,
+    Driver, Event, EventHandle, ImportedKv, KvHandle, KvPart, KvPieces, LandingSlab, Layer, Layout, NoGpu,
+    Order, Ticket,
 };
 use larder_kernels::{GpuError, PinnedRegion, Uuid, reference};
 
-use crate::engine::{Engine, background, layout, open};
+use crate::engine::{Engine, Setup, layout, open};
 use crate::world::{Side, emulator, noise};
-
-const CACHE: usize = 8192;
 
 #[test]
 fn checksums_are_the_protocols() {
@@ -97,7 +96,7 @@ fn why<T: std::fmt::Debug>(result: Result<T, GpuError>) -> String {
 #[test]
 fn what_is_wrong_is_refused_with_its_value() {
     let _emulator = emulator();
-    let engine = Engine::start(CACHE);
+    let engine = Engine::start(Setup::of(layout().order(), false));
     let node = Side::new(layout().chunk_bytes() as usize).unwrap();
     let kv = open(&node, &engine).unwrap();
     let load = |host: usize, slab: usize, blocks: &[u32], first: u32| {
@@ -116,17 +115,26 @@ fn what_is_wrong_is_refused_with_its_value() {
     assert!(load(0, 0, &[1, 2], 3).contains("2 blocks from 3 in a chunk of 4"));
     assert!(load(0, 0, &[], 0).contains("0 blocks"));
 
-    let beyond = KvHandle { offset: 1, ..engine.kv };
-    assert!(why(ImportedKv::open(&node.device, beyond, layout())).contains("at 1 of an allocation of 8192"));
-    let small = KvHandle { bytes: 8191, ..engine.kv };
-    assert!(why(ImportedKv::open(&node.device, small, layout())).contains("8192 bytes in a part of 8191"));
-    let none = KvHandle { handle: [9; 64], ..engine.kv };
-    assert!(why(ImportedKv::open(&node.device, none, layout())).contains("INVALID_VALUE"));
-    let own = LandingSlab::create(&node.device, CACHE).unwrap().export().unwrap();
-    assert!(
-        why(ImportedKv::open(&node.device, own, layout())).contains("INVALID_CONTEXT"),
-        "of this process"
-    );
+    let part = |turn: fn(&mut KvHandle)| {
+        let mut parts = engine.names.parts();
+        if let KvPart::Handle(name) = &mut parts[1] {
+            turn(name);
+        }
+        why(ImportedKv::open(&node.device, parts, layout()))
+    };
+    assert!(part(|name| name.offset = 513).contains("a part of 8192 bytes at 513 of an allocation of 8704"));
+    assert!(part(|name| name.offset = u64::MAX).contains("of an allocation of 8704"));
+    assert!(part(|name| name.bytes = 659).contains("a layer of 652 bytes at 8200 in 2 parts of 8851 bytes"));
+    assert!(part(|name| name.handle = [9; 64]).contains("INVALID_VALUE"));
+    let own = LandingSlab::create(&node.device, 16_384).unwrap().export().unwrap();
+    let own = why(ImportedKv::open(&node.device, vec![own], layout()));
+    assert!(own.contains("INVALID_CONTEXT"), "of this process: {own}");
+    let none = KvPieces { pieces: vec![], offset: 0, bytes: 0 };
+    assert!(why(ImportedKv::open(&node.device, vec![none.into()], layout())).contains("0 pieces"));
+    let mapped = LandingSlab::map(&node.device, 100, 100).unwrap();
+    let Ok(KvPart::Pieces(mut name)) = mapped.export() else { panic!("a mapped slab has pieces") };
+    name.pieces[0].bytes *= 2;
+    assert!(why(ImportedKv::open(&node.device, vec![name.into()], layout())).contains("INVALID_VALUE"));
     assert!(why(Event::open(&node.device, EventHandle([0; 64]))).contains("INVALID_VALUE"));
     let opened = Event::open(&node.device, engine.written).unwrap();
     assert!(why(opened.export()).contains("INVALID_VALUE"), "opened, so not ours to hand on");
@@ -142,7 +150,6 @@ fn what_is_wrong_is_refused_with_its_value() {
     let layer = Layer::new(u64::MAX, 10, 10);
     assert!(Layout::new(Order::LayerFirst, vec![layer], 2, 1, 100).is_err());
     assert!(Layout::new(Order::LayerFirst, vec![], 2, 1, 100).unwrap_err().to_string().contains("0 layers"));
-    assert_eq!(background().len(), CACHE);
 }
 
 #[test]

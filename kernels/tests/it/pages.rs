@@ -9,7 +9,7 @@ use larder_kernels::{ImportedKv, LandingSlab, Layer, Layout, Order, Ticket, refe
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Setup};
 use crate::world::{Side, emulator, noise};
 
 /// Bytes of the engine's allocation: room for blocks of more than one tile.
@@ -82,10 +82,10 @@ fn whole() -> Layout {
 
 fn kernels_do_what_their_reference_does(order: Order) {
     let _emulator = emulator();
-    let engine = RefCell::new(Engine::start(CACHE));
-    let handle = engine.borrow().kv;
+    let engine = RefCell::new(Engine::start(Setup::plain(CACHE)));
+    let parts = || engine.borrow().names.parts();
     let node = Side::new(128 << 10).unwrap();
-    let all = Arc::new(ImportedKv::open(&node.device, handle, whole()).unwrap());
+    let all = Arc::new(ImportedKv::open(&node.device, parts(), whole()).unwrap());
     let gather = |kv: &Arc<ImportedKv>, blocks: (&[u32], u32), at: usize| {
         // New memory is poisoned: a byte that is not written shows.
         let slab = Arc::new(LandingSlab::create(&node.device, node.host.bytes()).unwrap());
@@ -99,7 +99,7 @@ fn kernels_do_what_their_reference_does(order: Order) {
     runner
         .run(&places, |((layout, blocks, first), at)| {
             assert_eq!(engine.borrow_mut().ask("fill 5"), "filled");
-            let kv = Arc::new(ImportedKv::open(&node.device, handle, layout.clone()).unwrap());
+            let kv = Arc::new(ImportedKv::open(&node.device, parts(), layout.clone()).unwrap());
             let chunk = noise(9, layout.chunk_bytes() as usize);
             node.bytes.write(at, &chunk);
             let (host, slab) = ((&node.host, at), (&node.slab, at));

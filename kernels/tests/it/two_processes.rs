@@ -1,9 +1,12 @@
 //! The proof: the node's process writes chunks into pages that the engine's process owns, and the engine compares every
-//! byte. And its controls: with one thing wrong each, the comparison must fail.
+//! byte: for each order of the cache, for both kinds of names, on several streams at once. And its controls: with one
+//! thing wrong each, the comparison must fail.
 
-use larder_kernels::Ticket;
+use std::sync::Arc;
 
-use crate::engine::{CHUNKS, Engine, hex, layout, open};
+use larder_kernels::{CopyStream, Event, Ticket};
+
+use crate::engine::{CHUNKS, Engine, Setup, hex, layout, layout_of, open};
 use crate::world::{Side, emulator, noise};
 
 /// What is done wrong on purpose.
@@ -18,13 +21,14 @@ enum Wrong {
     Byte,
 }
 
-/// Loads all chunks, and gives back what the engine found wrong.
-fn wrong_bytes(wrong: Wrong) -> usize {
+/// Loads all chunks, each on a stream of its own, and gives back what the engine found wrong.
+fn wrong_bytes(wrong: Wrong, setup: Setup) -> usize {
     let emulator = emulator();
-    let mut engine = Engine::start(layout().cache_bytes() as usize);
-    println!("node and engine on: {}", engine.device);
+    let layout = layout_of(setup.order);
+    let mut engine = Engine::start(setup.clone());
+    println!("node and engine on: {}, {setup:?}", engine.device);
     assert_eq!(engine.device, "larder emulator");
-    let chunk = layout().chunk_bytes() as usize;
+    let chunk = layout.chunk_bytes() as usize;
     // 16-byte places, so that wide accesses are met too.
     let slot = chunk.next_multiple_of(16);
     let node = Side::new(slot * CHUNKS.len()).unwrap();
@@ -34,7 +38,7 @@ fn wrong_bytes(wrong: Wrong) -> usize {
     let mut tickets = Vec::new();
     for (index, (blocks, first)) in CHUNKS.into_iter().enumerate() {
         let (at, mut bytes, mut blocks) = (index * slot, noise(index as u64 + 1, chunk), blocks.to_vec());
-        // Of the last chunk, which nothing overwrites: a byte of block 1, and its last block.
+        // Of the last chunk: a byte of block 1, and its last block.
         if wrong == Wrong::Byte && index == 2 {
             bytes[0] ^= 1;
         }
@@ -42,18 +46,21 @@ fn wrong_bytes(wrong: Wrong) -> usize {
             blocks[2] += 1;
         }
         node.bytes.write(at, &bytes);
+        let stream = Arc::new(CopyStream::create(&node.device, 0).unwrap());
+        stream.wait_for(&Event::open(&node.device, engine.written).unwrap()).unwrap();
         let host = (&node.host, at);
-        let ticket = Ticket::load(&node.kernels, &node.stream, host, (&node.slab, at), &kv, (&blocks, first));
+        let ticket = Ticket::load(&node.kernels, &stream, host, (&node.slab, at), &kv, (&blocks, first));
         tickets.push(ticket.unwrap());
     }
-    let last = tickets.last().unwrap();
-    assert!(!last.is_done().unwrap(), "held");
+    assert!(tickets.iter().all(|ticket| !ticket.is_done().unwrap()), "held");
     let answer = if wrong == Wrong::NoWait {
         let answer = engine.ask("peek");
         emulator.controls.hold(false);
         answer
     } else {
-        assert_eq!(engine.ask(&format!("read {}", hex(&last.event().export().unwrap().0))), "queued");
+        let events = tickets.iter().map(|ticket| hex(&ticket.event().export().unwrap().0));
+        let events = events.collect::<Vec<_>>().join(" ");
+        assert_eq!(engine.ask(&format!("read {events}")), "queued");
         emulator.controls.hold(false);
         engine.ask("compare")
     };
@@ -63,43 +70,65 @@ fn wrong_bytes(wrong: Wrong) -> usize {
     answer.parse().unwrap()
 }
 
+/// Bytes of a block's content.
+fn block_bytes(setup: &Setup) -> usize {
+    layout_of(setup.order).chunk_bytes() as usize / 4
+}
+
 #[test]
 fn the_engine_finds_every_byte_as_it_must_be() {
-    assert_eq!(wrong_bytes(Wrong::Nothing), 0);
+    for setup in Setup::all() {
+        assert_eq!(wrong_bytes(Wrong::Nothing, setup.clone()), 0, "{setup:?}");
+    }
 }
 
 #[test]
 fn control_a_dropped_wait_is_found() {
-    assert!(wrong_bytes(Wrong::NoWait) > 1000);
+    for setup in Setup::all() {
+        // 9 blocks are loaded; some bytes are the same by chance.
+        let least = 8 * block_bytes(&setup);
+        assert!(wrong_bytes(Wrong::NoWait, setup.clone()) > least, "{setup:?}");
+    }
 }
 
 #[test]
 fn control_a_shifted_page_is_found() {
-    assert!(wrong_bytes(Wrong::Block) > 200);
+    for setup in Setup::all() {
+        // The block that it is missing from, and the one that it is in.
+        let least = block_bytes(&setup) * 3 / 2;
+        assert!(wrong_bytes(Wrong::Block, setup.clone()) > least, "{setup:?}");
+    }
 }
 
 #[test]
 fn control_a_flipped_byte_is_found() {
-    assert_eq!(wrong_bytes(Wrong::Byte), 1);
+    for setup in Setup::all() {
+        assert_eq!(wrong_bytes(Wrong::Byte, setup.clone()), 1, "{setup:?}");
+    }
 }
 
 #[test]
 fn an_engine_killed_under_a_load_takes_nothing_with_it() {
-    let emulator = emulator();
-    let mut engine = Engine::start(layout().cache_bytes() as usize);
-    let node = Side::new(layout().chunk_bytes() as usize).unwrap();
-    let kv = open(&node, &engine).unwrap();
-    emulator.controls.hold(true);
-    let load = |blocks: &[u32]| {
-        Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, (blocks, 0))
-    };
-    let ticket = load(&[1, 2]).unwrap();
-    engine.process.kill().unwrap();
-    engine.process.wait().unwrap();
-    emulator.controls.hold(false);
-    // The mapping outlives its maker, so the copy ends like any other.
-    ticket.wait().unwrap();
-    load(&[3]).unwrap().wait().unwrap();
-    drop(kv);
-    assert!(open(&node, &engine).is_err(), "its handle names nothing any more");
+    for mapped in [false, true] {
+        let emulator = emulator();
+        let before = emulator.controls.left();
+        let mut engine = Engine::start(Setup::of(layout().order(), mapped));
+        let node = Side::new(layout().chunk_bytes() as usize).unwrap();
+        let kv = open(&node, &engine).unwrap();
+        emulator.controls.hold(true);
+        let load = |blocks: &[u32]| {
+            Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, (blocks, 0))
+        };
+        let ticket = load(&[1, 2]).unwrap();
+        engine.kill();
+        emulator.controls.hold(false);
+        // The mapping outlives its maker, so the copy ends like any other.
+        ticket.wait().unwrap();
+        load(&[3]).unwrap().wait().unwrap();
+        drop(kv);
+        // A handle names nothing any more. A descriptor, while anybody has it, keeps the memory; its event is gone.
+        assert!(open(&node, &engine).is_err());
+        drop(node);
+        assert_eq!(emulator.controls.left(), before, "all of it was given back");
+    }
 }

@@ -2,11 +2,15 @@
 
 #![expect(unsafe_code, reason = "promises that boxed atomics stay where they are")]
 
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use larder_emulator::{Controls, POISON, library};
 use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The emulator's knobs are the process's, so one test at a time turns them.
 static TURN: Mutex<()> = Mutex::new(());
@@ -55,6 +59,37 @@ impl Bytes {
     pub(crate) fn read(&self, at: usize, bytes: usize) -> Vec<u8> {
         self.0[at..at + bytes].iter().map(|byte| byte.load(Relaxed)).collect()
     }
+}
+
+/// Bytes of a first line: names of some allocations.
+const LINE_MAX: usize = 16 << 10;
+
+/// Sends a line, and descriptors with it.
+pub(crate) fn send(to: &UnixStream, line: &str, descriptors: &[OwnedFd]) {
+    let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let line = format!("{line}\n");
+    assert!(line.len() <= LINE_MAX);
+    let parts = [IoSlice::new(line.as_bytes())];
+    let sent = sendmsg::<()>(to.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None);
+    assert_eq!(sent.unwrap(), line.len());
+}
+
+/// What [`send`] sent.
+pub(crate) fn receive(from: &UnixStream) -> (String, Vec<OwnedFd>) {
+    let (mut line, mut room) = (vec![0; LINE_MAX], nix::cmsg_space!([i32; 32]));
+    let mut parts = [IoSliceMut::new(&mut line)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut room), flags).unwrap();
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs().unwrap() {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just opened them for us.
+            descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let bytes = message.bytes;
+    (String::from_utf8(line[..bytes].to_vec()).unwrap().trim().to_owned(), descriptors)
 }
 
 /// One side's things: host memory, a slab of the same size, a stream and the kernels.

@@ -11,16 +11,23 @@ pub(super) const UNSAFE_FILES: [(&str, &str); 17] = [
     ("cache-node/src/peer.rs", "a process descriptor handed to tokio"),
     ("cache-node/tests/it/engine.rs", "takes ownership of descriptors received over a socket"),
     ("kernels/emulator/src/abi.rs", "the C functions of a driver, for tests"),
+    ("kernels/emulator/src/abi/virtual_memory.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/controls.rs", "calls into the emulator's library by name"),
-    ("kernels/emulator/src/memory.rs", "the emulator's device memory, shared between processes"),
+    ("kernels/emulator/src/memory.rs", "the emulator's copies between raw addresses"),
+    ("kernels/emulator/src/memory/mapping.rs", "the emulator's device memory, shared between processes"),
     ("kernels/src/calls.rs", "the CUDA driver's functions, looked up by name"),
     ("kernels/src/device.rs", "calls of the CUDA driver"),
     ("kernels/src/driver.rs", "calls of the CUDA driver, and its library"),
     ("kernels/src/event.rs", "calls of the CUDA driver"),
+    ("kernels/src/imported.rs", "another process's device memory, by the CUDA driver"),
     ("kernels/src/kernels.rs", "starts kernels with raw parameters"),
     ("kernels/src/memory.rs", "pinned and device memory of the CUDA driver"),
     ("kernels/src/stream.rs", "copies between raw addresses, by the CUDA driver"),
-    ("kernels/tests/it/world.rs", "host memory that a device copies from, for tests"),
+    ("kernels/src/virtual_memory.rs", "device memory of the CUDA driver, mapped by hand"),
+    (
+        "kernels/tests/it/world.rs",
+        "host memory that a device copies from, and received descriptors, for tests",
+    ),
 ];
 
 /// Uses of `unsafe` outside `listed`, and listed files without any.
