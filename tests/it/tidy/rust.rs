@@ -3,7 +3,7 @@
 use super::tree::File;
 
 /// Files that may touch raw memory, and why each must.
-pub(super) const UNSAFE_FILES: [(&str, &str); 17] = [
+pub(super) const UNSAFE_FILES: [(&str, &str); 21] = [
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/src/medium/memory.rs", "the slab that engines map: memory shared between processes"),
