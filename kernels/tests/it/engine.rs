@@ -3,7 +3,7 @@
 //! It allocates a KV cache, hands out its names, and answers a line with a line:
 //! `read HANDLE..` waits in its stream for the node's events, copies the cache out, and says `queued`; `peek` copies it
 //! without waiting for anything, and says how many bytes are not as they should be; `compare` says so of what
-//! was read; `fill SEED` fills the cache.
+//! was read; `fill SEED` fills the cache; `write SEED` begins to, which ends after `go`, and says the event of its end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use larder_kernels::{Event, EventHandle, GpuError, ImportedKv, KvPart, LandingSlab, Layout, Order, Ticket};
 use larder_kernels::{KvHandle, KvPieces, Layer, Piece, reference};
 
-use crate::world::{Side, noise, receive, send};
+use crate::world::{PATIENCE, Side, emulator, noise, receive, send};
 
 const SOCKET: &str = "LARDER_TEST_ENGINE";
 const SETUP: &str = "LARDER_TEST_ENGINE_SETUP";
@@ -65,12 +65,12 @@ impl Setup {
         if self.mapped { PIECE - 3072 } else { 512 }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let parts: Vec<String> = self.parts.iter().map(usize::to_string).collect();
         format!("{} {} {}", self.order as usize, u8::from(self.mapped), parts.join(","))
     }
 
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let [order, mapped, parts] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
         let order = ORDERS[order.parse::<usize>().unwrap()];
         let parts = parts.split(',').map(|part| part.parse().unwrap()).collect();
@@ -219,6 +219,7 @@ fn engine_process() {
     let Ok(socket) = std::env::var(SOCKET) else { return };
     let to = UnixStream::connect(socket).unwrap();
     let mut from = BufReader::new(to.try_clone().unwrap());
+    let emulator = emulator();
     let cache = Cache::create(Setup::read(&std::env::var(SETUP).unwrap()));
     let written = Event::create(&cache.side.device).unwrap();
     let fill = cache.fill(77);
@@ -227,7 +228,7 @@ fn engine_process() {
     let event = hex(&written.export().unwrap().0);
     send(&to, &format!("{names}|{event}|{}", cache.side.device.name().unwrap()), &descriptors);
     fill.into_iter().for_each(|ticket| ticket.wait().unwrap());
-    let mut reading = None;
+    let (mut reading, mut writing) = (None, Vec::new());
     let mut line = String::new();
     while from.read_line(&mut line).unwrap() > 0 {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -249,6 +250,17 @@ fn engine_process() {
                 tickets.into_iter().for_each(|ticket| ticket.wait().unwrap());
                 drop(events);
                 cache.wrong().to_string()
+            }
+            ["write", seed] => {
+                emulator.controls.hold(true);
+                writing = cache.fill(seed.parse().unwrap());
+                cache.side.stream.record(&written).unwrap();
+                event.clone()
+            }
+            ["go"] => {
+                emulator.controls.hold(false);
+                writing.drain(..).for_each(|ticket| ticket.wait().unwrap());
+                "gone".to_owned()
             }
             ["fill", seed] => {
                 let fill = cache.fill(seed.parse().unwrap());
@@ -282,6 +294,7 @@ impl Engine {
         command.args(["--exact", "engine::engine_process", "--nocapture", "--quiet"]);
         let process = command.env(SOCKET, &socket).env(SETUP, setup.text()).spawn().unwrap();
         let stream = listener.accept().unwrap().0;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (text, descriptors) = receive(&stream);
         let [names, written, device] = text.split('|').collect::<Vec<_>>()[..] else { panic!("{text}") };
         let names = Names::new(setup, names, descriptors);

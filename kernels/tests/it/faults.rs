@@ -1,9 +1,11 @@
 //! Every call of the driver failing once, and a device that is lost: an error, and neither a panic, a hang nor a leak.
 
+use std::sync::Arc;
+
 use larder_kernels::{GpuError, LandingSlab, Ticket};
 
 use crate::engine::{Engine, Setup, layout, open};
-use crate::world::{Side, emulator, noise};
+use crate::world::{Bytes, Side, emulator, noise};
 
 /// An error that the driver gives for anything (`CUDA_ERROR_UNKNOWN`).
 const UNKNOWN: u32 = 999;
@@ -67,14 +69,13 @@ fn may_leave(function: &str) -> bool {
 
 /// Everything a node does for a chunk, from the driver on, for caches of both kinds of names: a load and the store of
 /// it back.
-fn round(engines: &[Engine]) -> Result<(), GpuError> {
+fn round(engines: &[Engine], memory: &Arc<Bytes>) -> Result<(), GpuError> {
     let bytes = layout().chunk_bytes() as usize;
-    let node = Side::new(2 * bytes)?;
+    let node = Side::over(Arc::clone(memory))?;
     node.device.name()?;
     for engine in engines {
         let kv = open(&node, engine)?;
-        let chunk = noise(4, bytes);
-        node.bytes.write(0, &chunk);
+        node.bytes.write(bytes, &vec![0; bytes]);
         let blocks = (&[3, 1, 9, 4][..], 0);
         let load = Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, blocks)?;
         load.event().export()?;
@@ -83,11 +84,23 @@ fn round(engines: &[Engine]) -> Result<(), GpuError> {
         let store = Ticket::store(&node.kernels, &node.stream, &kv, blocks, slab, host)?;
         store.wait()?;
         load.wait()?;
-        assert_eq!(node.bytes.read(bytes, bytes), chunk, "what was stored is what was loaded");
+        assert_eq!(node.bytes.read(bytes, bytes), chunk(), "what was stored is what was loaded");
     }
     node.slab.export()?;
     LandingSlab::map(&node.device, 1, 1)?.export()?;
     Ok(())
+}
+
+/// The chunk that is loaded.
+fn chunk() -> Vec<u8> {
+    noise(4, layout().chunk_bytes() as usize)
+}
+
+/// Host memory with the chunk, and room for what is stored.
+fn memory() -> Arc<Bytes> {
+    let memory = Bytes::new(2 * chunk().len());
+    memory.write(0, &chunk());
+    memory
 }
 
 /// Two engines, with a cache of each kind of names.
@@ -106,9 +119,16 @@ fn each_call_failing_once_is_an_error_and_no_more() {
         assert!(calls > 0, "{function} is not called");
         for nth in 1..=calls {
             let (left, open) = (controls.left(), descriptors());
+            // Each time its own, since what a failed call leaves pinned cannot be pinned again.
+            let memory = memory();
             controls.fail(function, nth, UNKNOWN);
-            let result = round(&engines);
+            let result = round(&engines, &memory);
             failed += 1;
+            assert_eq!(
+                memory.read(0, chunk().len()),
+                chunk(),
+                "call {nth} of {function} takes the chunk with it"
+            );
             assert!(may_leave(function) || controls.left() == left, "call {nth} of {function} leaks");
             assert!(
                 may_leave(function) || descriptors() == open,
@@ -122,7 +142,7 @@ fn each_call_failing_once_is_an_error_and_no_more() {
             // Whatever failed, the next one works.
             controls.fail(function, 0, 0);
         }
-        round(&engines).unwrap();
+        round(&engines, &memory()).unwrap();
     }
     println!("{failed} failures on: {}", engines[0].device);
     assert!(failed > 120, "{failed}");
@@ -136,7 +156,7 @@ fn descriptors() -> usize {
 /// How often a round calls a function.
 fn calls_of(controls: &larder_emulator::Controls, function: &str, engines: &[Engine]) -> u64 {
     let before = controls.calls(function);
-    round(engines).unwrap();
+    round(engines, &memory()).unwrap();
     controls.calls(function) - before
 }
 
@@ -156,7 +176,7 @@ fn a_lost_device_is_an_error_and_no_hang() {
     assert_eq!(ticket.is_done().unwrap_err().code, 719);
     assert_eq!(ticket.wait().unwrap_err().code, 719);
     assert_eq!(load().unwrap_err().code, 719);
-    assert!(round(&engines).is_err());
+    assert!(round(&engines, &memory()).is_err());
     controls.lose(0);
-    round(&engines).unwrap();
+    round(&engines, &memory()).unwrap();
 }

@@ -4,6 +4,7 @@
 
 mod engine;
 mod faults;
+mod killed;
 mod one_process;
 mod pages;
 mod two_processes;

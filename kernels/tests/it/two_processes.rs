@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use larder_kernels::{CopyStream, Event, Ticket};
+use larder_kernels::{CopyStream, Event, EventHandle, Ticket, reference};
 
-use crate::engine::{CHUNKS, Engine, Setup, hex, layout, layout_of, open};
+use crate::engine::{CHUNKS, Engine, Setup, hex, layout_of, open, unhex};
 use crate::world::{Side, emulator, noise};
 
 /// What is done wrong on purpose.
@@ -75,10 +75,21 @@ fn block_bytes(setup: &Setup) -> usize {
     layout_of(setup.order).chunk_bytes() as usize / 4
 }
 
+/// What `LARDER_NEGATIVE_CONTROL` says is to be done wrong: with it the proof must fail.
+fn switched() -> Wrong {
+    match std::env::var("LARDER_NEGATIVE_CONTROL").as_deref() {
+        Err(_) => Wrong::Nothing,
+        Ok("wait") => Wrong::NoWait,
+        Ok("block") => Wrong::Block,
+        Ok("byte") => Wrong::Byte,
+        Ok(other) => panic!("LARDER_NEGATIVE_CONTROL is wait, block or byte, and not {other}"),
+    }
+}
+
 #[test]
 fn the_engine_finds_every_byte_as_it_must_be() {
     for setup in Setup::all() {
-        assert_eq!(wrong_bytes(Wrong::Nothing, setup.clone()), 0, "{setup:?}");
+        assert_eq!(wrong_bytes(switched(), setup.clone()), 0, "{setup:?}");
     }
 }
 
@@ -107,28 +118,44 @@ fn control_a_flipped_byte_is_found() {
     }
 }
 
-#[test]
-fn an_engine_killed_under_a_load_takes_nothing_with_it() {
-    for mapped in [false, true] {
-        let emulator = emulator();
-        let before = emulator.controls.left();
-        let mut engine = Engine::start(Setup::of(layout().order(), mapped));
-        let node = Side::new(layout().chunk_bytes() as usize).unwrap();
-        let kv = open(&node, &engine).unwrap();
-        emulator.controls.hold(true);
-        let load = |blocks: &[u32]| {
-            Ticket::load(&node.kernels, &node.stream, (&node.host, 0), (&node.slab, 0), &kv, (blocks, 0))
-        };
-        let ticket = load(&[1, 2]).unwrap();
-        engine.kill();
-        emulator.controls.hold(false);
-        // The mapping outlives its maker, so the copy ends like any other.
+/// Gathers pages that the engine is about to write, and gives back how many bytes are not what it wrote.
+fn wrong_in_store(waits: bool, setup: Setup) -> usize {
+    let _emulator = emulator();
+    let layout = layout_of(setup.order);
+    let (mut engine, bytes) = (Engine::start(setup.clone()), layout.chunk_bytes() as usize);
+    let node = Side::new(bytes).unwrap();
+    let kv = open(&node, &engine).unwrap();
+    node.stream.drain().unwrap();
+    let written = Event::open(&node.device, EventHandle(unhex(&engine.ask("write 78")))).unwrap();
+    if waits {
+        node.stream.wait_for(&written).unwrap();
+    }
+    let (blocks, first) = CHUNKS[0];
+    let (slab, host) = ((&node.slab, 0), (&node.host, 0));
+    let ticket = Ticket::store(&node.kernels, &node.stream, &kv, (blocks, first), slab, host).unwrap();
+    if !waits {
         ticket.wait().unwrap();
-        load(&[3]).unwrap().wait().unwrap();
-        drop(kv);
-        // A handle names nothing any more. A descriptor, while anybody has it, keeps the memory; its event is gone.
-        assert!(open(&node, &engine).is_err());
-        drop(node);
-        assert_eq!(emulator.controls.left(), before, "all of it was given back");
+        assert_eq!(engine.ask("go"), "gone");
+    } else {
+        assert!(!ticket.is_done().unwrap(), "it waits for the engine");
+        assert_eq!(engine.ask("go"), "gone");
+        ticket.wait().unwrap();
+    }
+    let mut expected = vec![0; bytes];
+    reference::gather(&layout, &noise(78, setup.bytes()), &mut expected, blocks, first);
+    node.bytes.read(0, bytes).iter().zip(expected).filter(|(a, b)| **a != *b).count()
+}
+
+#[test]
+fn the_node_stores_what_the_engine_wrote() {
+    for setup in Setup::all() {
+        assert_eq!(wrong_in_store(true, setup.clone()), 0, "{setup:?}");
+    }
+}
+
+#[test]
+fn control_a_dropped_wait_for_the_engine_is_found() {
+    for setup in Setup::all() {
+        assert!(wrong_in_store(false, setup.clone()) > 3 * block_bytes(&setup), "{setup:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use larder_emulator::{Controls, POISON, library};
 use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
@@ -61,6 +62,9 @@ impl Bytes {
     }
 }
 
+/// How long another process may take for an answer: a hang is a failure, and a busy machine is none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Bytes of a first line: names of some allocations.
 const LINE_MAX: usize = 16 << 10;
 
@@ -104,8 +108,12 @@ pub(crate) struct Side {
 
 impl Side {
     pub(crate) fn new(bytes: usize) -> Result<Self, GpuError> {
-        let device = device()?;
-        let memory = Bytes::new(bytes);
+        Self::over(Bytes::new(bytes))
+    }
+
+    /// With host memory that is there already.
+    pub(crate) fn over(memory: Arc<Bytes>) -> Result<Self, GpuError> {
+        let (device, bytes) = (device()?, memory.0.len());
         Ok(Self {
             kernels: Kernels::load(&device)?,
             stream: Arc::new(CopyStream::create(&device, 0)?),
