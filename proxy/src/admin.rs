@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +23,8 @@ use crate::decisions::{self, Decisions};
 use crate::drain::Drain;
 use crate::endpoints::EndpointCalls;
 use crate::explain::{self, NoExplanation};
-use crate::gateway::body::{self, BodyLimits};
+use crate::gateway::Live;
+use crate::gateway::body;
 use crate::gateway::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -55,10 +56,8 @@ pub struct Admin {
     pub drain: Arc<Drain>,
     /// The last decisions.
     pub decisions: Arc<Decisions>,
-    /// Limits of bodies, clients' included.
-    pub body: BodyLimits,
-    /// Header that names the client's session.
-    pub session_header: HeaderName,
+    /// What the gateway is told: its limits are those of bodies to explain too.
+    pub gateway: Arc<Live>,
     /// The calls that change endpoints.
     pub endpoints: EndpointCalls,
 }
@@ -115,12 +114,13 @@ impl Admin {
 
     async fn explain(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        let (body, permit) = match body::read(body, &self.body).await {
+        let settings = self.gateway.load_full();
+        let (body, permit) = match body::read(body, &settings.body).await {
             Ok(read) => read,
             Err(e) => return GatewayError::from(e).response(),
         };
         let asked = (head.uri.query(), &head.headers, &*body);
-        let explained = explain::explain(&self.pools, &self.session_header, asked);
+        let explained = explain::explain(&self.pools, &settings.session_header, asked);
         drop(permit);
         match explained {
             Ok(value) => json(&value),
@@ -148,7 +148,9 @@ impl Admin {
         for pool in &self.pools {
             pool.export();
         }
-        self.metrics.buffered_body_bytes.set(i64::try_from(self.body.budget.used()).unwrap_or(i64::MAX));
+        self.metrics
+            .buffered_body_bytes
+            .set(i64::try_from(self.gateway.load().body.budget.used()).unwrap_or(i64::MAX));
         self.metrics.connections.set(i64::try_from(self.drain.connections()).unwrap_or(i64::MAX));
         let mut response = Response::new(Full::new(Bytes::from(self.metrics.text())));
         let form = HeaderValue::from_static("text/plain; version=0.0.4");

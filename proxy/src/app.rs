@@ -3,11 +3,10 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use larder_identity::{HasherSettings, RunBytes, Secret, ToolsOrder};
-use larder_routing::PolicyKind;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds, RunArgs, Server, ShutdownWatch};
 use pingora::services::background::background_service;
@@ -15,20 +14,18 @@ use pingora::services::{Service, listening};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, AdminService};
-use crate::config::{self, Config, LogFormat, Policy};
+use crate::assemble::{self, FileFault, Files, Shared};
+use crate::config::{self, Config, LogFormat};
 use crate::decisions::Decisions;
 use crate::drain::{Drain, DrainSignals};
-use crate::endpoints::{EndpointCalls, Planner};
-use crate::gateway::body::{BodyBudget, BodyLimits};
-use crate::gateway::deny::DenyList;
-use crate::gateway::{self, Gateway};
-use crate::health::{self, HealthChecks, SharedChecks};
+use crate::endpoints::EndpointCalls;
+use crate::gateway::{Gateway, Live};
+use crate::health::{HealthChecks, SharedChecks};
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::pool::{EndpointPlan, Guards, Pool};
-use crate::upstream::{self, Upstream};
-use crate::warehouse::{self, CacheNode};
-use crate::{breaker, retry};
+use crate::plans::{self, Plans};
+use crate::pool::Pool;
+use crate::reload::{Parts, Reload};
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,58 +40,66 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file that the config names could not be read.
-    #[error("{key} = {path:?}: {source}")]
-    File {
-        /// The config key.
-        key: &'static str,
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// Files that the config names cannot be used.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Files(Vec<FileFault>),
     /// Something else that the config says cannot be done.
     #[error("{0}")]
     Other(String),
 }
 
-/// Runs the gateway until a signal ends it.
+/// Runs the gateway until a signal ends it; `path` is the file of `config`, and read again when it changes.
 ///
 /// Prints `listening on http://ADDR` and `admin on http://ADDR` once both listeners are bound, so that whoever
 /// started the process with port 0 knows where it is.
 ///
 /// # Errors
 /// See [`StartError`]; once the listeners are bound, none.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(path: &Path, config: Config) -> Result<(), StartError> {
     logging::start(&config.log, config.log_format == LogFormat::Json).map_err(StartError::Other)?;
     let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Other(e.to_string()))?);
+    let files = Files::read(&config).map_err(StartError::Files)?;
     let drain = Drain::new(config.timeouts.drain);
-    let budget = BodyBudget::new(config.limits.max_buffered_bytes);
-    let pools = pools(&config, &metrics)?;
+    let shared = Shared::new(&config);
+    let node_token = files.node_token.clone();
+    let plans = Arc::new(Plans::new(plans::Settings::new(&config, node_token), Arc::clone(&metrics)));
+    let pools = pools(&config, &files, &plans, &metrics)?;
     pools.iter().for_each(|pool| pool.set_pass_through(config.routing.pass_through));
-    let checks = Arc::new(HealthChecks::new(health_settings(&config), pools.clone()));
+    let checks = Arc::new(HealthChecks::new(assemble::health(&config), pools.clone()));
+    let settings = assemble::gateway(&config, &shared).map_err(StartError::Other)?;
+    let live = Arc::new(Live::from_pointee(settings));
     let listener = bind("listen", config.listen)?;
     let admin_listener = bind("admin", config.admin)?;
     announce(&listener, &admin_listener);
 
     let decisions = Arc::new(Decisions::default());
-    let gateway_settings = gateway_settings(&config, Arc::clone(&budget))?;
     let admin = Admin {
         pools: pools.clone(),
         metrics: Arc::clone(&metrics),
         drain: Arc::clone(&drain),
-        endpoints: EndpointCalls::new(pools.clone(), Arc::clone(&checks), planner(&config, &metrics)?),
+        endpoints: EndpointCalls::new(pools.clone(), Arc::clone(&checks), Arc::clone(&plans)),
         decisions: Arc::clone(&decisions),
-        body: gateway_settings.body.clone(),
-        session_header: gateway_settings.session_header.clone(),
+        gateway: Arc::clone(&live),
     };
-    let gateway = Gateway::new(gateway_settings, pools, (metrics, decisions), Arc::clone(&drain));
+    let threads = config.worker_threads();
+    let parts = Parts {
+        live: Arc::clone(&live),
+        shared,
+        pools: pools.clone(),
+        plans,
+        checks: Arc::clone(&checks),
+        drain: Arc::clone(&drain),
+        metrics: Arc::clone(&metrics),
+    };
+    let reload = Reload::new(path, config, parts);
+    let gateway = Gateway::new(live, pools, (metrics, decisions), Arc::clone(&drain));
 
-    let conf = ServerConf { threads: config.worker_threads(), ..ServerConf::default() };
+    let conf = ServerConf { threads, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.add_service(Prebound::new(gateway, listener, drain.watch()));
     server.add_service(background_service("admin", AdminService::new(admin, admin_listener)));
     server.add_service(background_service("health", SharedChecks(checks)));
+    server.add_service(background_service("reload", reload));
     server.bootstrap();
     server.run(RunArgs { shutdown_signal: Box::new(DrainSignals(drain)) });
     Ok(())
@@ -116,152 +121,20 @@ fn announce(listener: &TcpListener, admin: &TcpListener) {
     let _ = out.flush();
 }
 
-fn pools(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Pool>>, StartError> {
-    let secret = secret(config)?;
-    let plan = planner(config, metrics)?;
-    let seed = config.routing.seed.unwrap_or_else(rand::random);
-    let policy = match config.routing.policy {
-        Policy::Larder => PolicyKind::Larder,
-        Policy::RoundRobin => PolicyKind::RoundRobin,
-        Policy::SessionHash => PolicyKind::SessionHash,
-        Policy::MinTtft => PolicyKind::MinTtft,
-    };
-    let run_bytes = RunBytes::try_from(config.routing.run_bytes)
-        .map_err(|e| StartError::Other(format!("routing.run_bytes: {e}")))?;
+fn pools(
+    config: &Config,
+    files: &Files,
+    plans: &Plans,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Arc<Pool>>, StartError> {
     let pool = |pool: &config::Pool| {
-        let mut hashing = HasherSettings::new(secret.clone());
-        hashing.run_bytes = run_bytes;
-        hashing.tools_order = match pool.tools_order {
-            config::ToolsOrder::BeforeSystem => ToolsOrder::BeforeSystem,
-            config::ToolsOrder::FirstUserTurn => ToolsOrder::FirstUserTurn,
-        };
-        let settings = larder_routing::Settings {
-            policy,
-            index_bytes: config.routing.index_bytes / config.pools.len().max(1),
-            default_kv_tokens: config.routing.default_kv_tokens,
-            default_prefill_tokens_per_s: config.routing.default_prefill_tokens_per_s,
-            seed,
-            hold_limit_s: config.routing.hold_limit.as_secs_f64(),
-            max_held: config.routing.max_held,
-            max_held_bytes: config.routing.max_held_bytes,
-            ..larder_routing::Settings::default()
-        };
-        let plans = pool.endpoints.iter().map(|e| plan(&pool.model, e)).collect();
+        let hashing = assemble::hashing(config, pool, &files.secret).map_err(StartError::Other)?;
+        let plans = pool.endpoints.iter().map(|e| plans.plan(&pool.model, e)).collect();
         let name = (pool.model.clone(), pool.aliases.clone());
-        Pool::new(name, plans, hashing, (settings, guards(config)), Arc::clone(metrics))
+        let settings = (assemble::routing(config), assemble::guards(config));
+        Ok(Pool::new(name, plans, hashing, settings, Arc::clone(metrics)))
     };
-    Ok(config.pools.iter().map(pool).collect())
-}
-
-fn guards(config: &Config) -> Guards {
-    let config::Breaker { failures, open, open_max } = config.breaker;
-    Guards {
-        breaker: breaker::Settings { failures, open, open_max },
-        retry: retry::Settings { ratio: config.retry.budget, burst: config.retry.burst as f64 },
-    }
-}
-
-/// What makes endpoints from what the config, or later a call, says of them.
-fn planner(config: &Config, metrics: &Arc<Metrics>) -> Result<Planner, StartError> {
-    let limits = upstream::Limits {
-        connect: config.timeouts.connect,
-        first_byte: config.timeouts.first_byte,
-        idle: config.limits.upstream_idle_per_endpoint,
-    };
-    let token = token(config)?;
-    let node_limits =
-        warehouse::Limits { deadline: config.warehouse.deadline, min_tokens: config.warehouse.min_tokens };
-    let metrics = Arc::clone(metrics);
-    Ok(Box::new(move |model, endpoint| EndpointPlan {
-        name: endpoint.name.clone(),
-        upstream: Upstream::new(endpoint.authority.clone(), limits),
-        kv_tokens: endpoint.kv_tokens,
-        cache_node: cache_node(node_limits, (model, &endpoint.name), endpoint, token.as_deref(), &metrics),
-    }))
-}
-
-fn cache_node(
-    limits: warehouse::Limits,
-    labels: (&str, &str),
-    endpoint: &config::Endpoint,
-    token: Option<&str>,
-    metrics: &Metrics,
-) -> Option<CacheNode> {
-    let settings = larder_client::Settings::new(endpoint.cache_node.clone()?);
-    let settings = match token {
-        Some(token) => settings.with_token(token)?,
-        None => settings,
-    };
-    let engine = format!("http://{}", endpoint.authority);
-    Some(CacheNode::new(larder_client::Client::new(settings), engine, limits, metrics, labels))
-}
-
-/// The bearer token of the cache nodes, checked to be one that a header can carry.
-fn token(config: &Config) -> Result<Option<String>, StartError> {
-    let Some(path) = &config.warehouse.token_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|source| StartError::File {
-        key: "warehouse.token_file",
-        path: path.clone(),
-        source,
-    })?;
-    let token = text.trim().to_owned();
-    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        let path = path.display();
-        return Err(StartError::Other(format!(
-            "warehouse.token_file = {path}: holds no token of printable ASCII"
-        )));
-    }
-    Ok(Some(token))
-}
-
-fn secret(config: &Config) -> Result<Secret, StartError> {
-    match &config.routing.secret_file {
-        Some(path) => {
-            let bytes = std::fs::read(path).map_err(|source| StartError::File {
-                key: "routing.secret_file",
-                path: path.clone(),
-                source,
-            })?;
-            Ok(Secret::derive(bytes.trim_ascii_end()))
-        }
-        // Chains never leave this process then, so its secret need not either.
-        None => Ok(Secret::derive(&rand::random::<[u8; 32]>())),
-    }
-}
-
-fn health_settings(config: &Config) -> health::Settings {
-    let h = &config.health;
-    health::Settings {
-        interval: h.interval,
-        timeout: h.timeout,
-        path: h.path.clone(),
-        metrics_path: h.metrics_path.clone(),
-        unhealthy_after: h.unhealthy_after,
-        healthy_after: h.healthy_after,
-    }
-}
-
-fn gateway_settings(config: &Config, budget: Arc<BodyBudget>) -> Result<gateway::Settings, StartError> {
-    Ok(gateway::Settings {
-        body: BodyLimits { max_bytes: config.limits.max_body_bytes, max_time: config.timeouts.body, budget },
-        connection: gateway::connection::Limits {
-            header: config.timeouts.header,
-            keepalive: config.timeouts.keepalive,
-        },
-        max_connections: config.limits.max_connections,
-        max_header_bytes: config.limits.max_header_bytes,
-        session_header: config
-            .routing
-            .session_header
-            .parse()
-            .map_err(|e| StartError::Other(format!("routing.session_header: {e}")))?,
-        response_headers: config.response.headers,
-        max_attempts: config.routing.max_attempts,
-        retry_started: config.retry.may_have_started,
-        answer: gateway::response::Limits { idle: config.timeouts.idle, total: config.timeouts.total },
-        denied: DenyList::new(&config.access.deny, &config.access.allow),
-        access_log: config.access_log,
-    })
+    config.pools.iter().map(pool).collect()
 }
 
 /// The gateway's listener: bound by us, so that port 0 can be told and a taken port is a plain error, served by

@@ -37,6 +37,11 @@ impl Breaker {
         Self { settings, state: State::Closed { failures: 0 } }
     }
 
+    /// Goes by other settings from the next event on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Whether a request may go there: it is closed, or due for a probe.
     pub fn allows(&self, now: Duration) -> bool {
         match self.state {

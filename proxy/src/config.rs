@@ -33,6 +33,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether each request has a line in the log.
     pub access_log: bool,
+    /// Whether the file is read again by itself when it changes.
+    pub reload_on_change: bool,
     /// What a client may ask for.
     pub access: Access,
     /// What a client may make the proxy hold.
@@ -94,6 +96,10 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Client connections open at one time.
     pub max_connections: usize,
+    /// Requests in the proxy at one time; one more is answered with 503.
+    pub max_in_flight: usize,
+    /// Requests in flight at an endpoint that names no number of its own. Absent: no bound.
+    pub max_in_flight_per_endpoint: Option<u32>,
     /// Idle connections kept to each endpoint.
     pub upstream_idle_per_endpoint: usize,
 }
@@ -170,6 +176,8 @@ pub struct Routing {
     pub max_held: usize,
     /// Their prompt bytes at most, per pool.
     pub max_held_bytes: u64,
+    /// How long an endpoint that came back takes to get its whole share of the load.
+    pub slow_start: Duration,
 }
 
 /// The policies, by their names in the file.
@@ -239,6 +247,8 @@ pub struct Pool {
     pub aliases: Vec<String>,
     /// Where the model's chat template renders the tools.
     pub tools_order: ToolsOrder,
+    /// As [`Timeouts::first_byte`], for this model. Absent: that one.
+    pub first_byte: Option<Duration>,
     /// At least one, in the order of the file; names and authorities are unique within the pool.
     pub endpoints: Vec<Endpoint>,
 }
@@ -271,6 +281,8 @@ pub struct Endpoint {
     pub authority: String,
     /// Tokens its KV cache holds, where the operator knows better than `/metrics` and the default.
     pub kv_tokens: Option<u64>,
+    /// Requests in flight at most. Absent: [`Limits::max_in_flight_per_endpoint`].
+    pub max_in_flight: Option<u32>,
     /// The control API of the cache node on its host, where there is one.
     pub cache_node: Option<larder_client::Address>,
 }
@@ -283,10 +295,10 @@ impl Endpoint {
     pub fn new(
         url: &str,
         name: Option<String>,
-        kv_tokens: Option<u64>,
+        (kv_tokens, max_in_flight): (Option<u64>, Option<u32>),
         cache_node: Option<&str>,
     ) -> Result<Self, String> {
-        validate::lone_endpoint(url, name, kv_tokens, cache_node)
+        validate::lone_endpoint(url, name, (kv_tokens, max_in_flight), cache_node)
     }
 }
 

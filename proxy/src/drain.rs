@@ -1,7 +1,7 @@
 //! The end of the process: refuse new connections, let what runs finish, then go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +15,25 @@ pub struct Drain {
     ending: watch::Sender<bool>,
     connections: AtomicUsize,
     emptied: Notify,
-    limit: Duration,
+    /// Milliseconds.
+    limit: AtomicU64,
 }
 
 impl Drain {
     /// A drain that waits at most `limit` for what runs.
     pub fn new(limit: Duration) -> Arc<Self> {
         let (ending, _) = watch::channel(false);
-        Arc::new(Self { ending, connections: AtomicUsize::new(0), emptied: Notify::new(), limit })
+        Arc::new(Self {
+            ending,
+            connections: AtomicUsize::new(0),
+            emptied: Notify::new(),
+            limit: AtomicU64::new(millis(limit)),
+        })
+    }
+
+    /// Changes how long it waits.
+    pub fn set_limit(&self, limit: Duration) {
+        self.limit.store(millis(limit), Ordering::Relaxed);
     }
 
     /// Whether the process is ending.
@@ -49,7 +60,8 @@ impl Drain {
     async fn run(&self) {
         self.ending.send_replace(true);
         let running = self.connections();
-        tracing::info!(running, limit_s = self.limit.as_secs(), "draining");
+        let limit = Duration::from_millis(self.limit.load(Ordering::Relaxed));
+        tracing::info!(running, limit_s = limit.as_secs(), "draining");
         let empty = async {
             loop {
                 let emptied = self.emptied.notified();
@@ -59,13 +71,17 @@ impl Drain {
                 emptied.await;
             }
         };
-        match tokio::time::timeout(self.limit, empty).await {
+        match tokio::time::timeout(limit, empty).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => {
                 tracing::warn!(cut = self.connections(), "drain limit reached, cutting what still runs")
             }
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One connection being served.

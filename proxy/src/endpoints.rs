@@ -16,13 +16,11 @@ use serde_json::{Value, json};
 use crate::admin;
 use crate::config;
 use crate::health::HealthChecks;
-use crate::pool::{Endpoint, EndpointPlan, Pool};
+use crate::plans::Plans;
+use crate::pool::{Endpoint, Pool};
 
 /// A call is a few short fields.
 const CALL_MAX_BYTES: usize = 64 << 10;
-
-/// Makes the plan of an endpoint as the configuration of the process wants it: of a pool's model and an endpoint.
-pub type Planner = Box<dyn Fn(&str, &config::Endpoint) -> EndpointPlan + Send + Sync>;
 
 /// Why a call changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +59,7 @@ struct Add {
     url: String,
     name: Option<String>,
     kv_tokens: Option<u64>,
+    max_in_flight: Option<u32>,
     cache_node: Option<String>,
 }
 
@@ -81,16 +80,16 @@ fn yes() -> bool {
 pub struct EndpointCalls {
     pools: Vec<Arc<Pool>>,
     checks: Arc<HealthChecks>,
-    plan: Planner,
+    plans: Arc<Plans>,
 }
 
 impl EndpointCalls {
     /// Where all of them are.
     pub const PATH: &str = "/v1/endpoints";
 
-    /// Calls that change `pools`; `plan` makes what an endpoint is made from.
-    pub fn new(pools: Vec<Arc<Pool>>, checks: Arc<HealthChecks>, plan: Planner) -> Self {
-        Self { pools, checks, plan }
+    /// Calls that change `pools`; `plans` makes what an endpoint is made from.
+    pub fn new(pools: Vec<Arc<Pool>>, checks: Arc<HealthChecks>, plans: Arc<Plans>) -> Self {
+        Self { pools, checks, plans }
     }
 
     /// Whether `path` is one of them.
@@ -154,9 +153,10 @@ impl EndpointCalls {
 
     fn add(&self, add: Add) -> Result<(StatusCode, Value), CallError> {
         let pool = self.pool(add.pool.as_deref())?;
-        let endpoint = config::Endpoint::new(&add.url, add.name, add.kv_tokens, add.cache_node.as_deref())
+        let bounds = (add.kv_tokens, add.max_in_flight);
+        let endpoint = config::Endpoint::new(&add.url, add.name, bounds, add.cache_node.as_deref())
             .map_err(CallError::Bad)?;
-        let added = pool.add((self.plan)(&pool.model, &endpoint));
+        let added = pool.add(self.plans.plan(&pool.model, &endpoint));
         let added = added.map_err(|why| CallError::Conflict(why.to_string()))?;
         self.checks.watch(pool, &added);
         Ok((StatusCode::CREATED, show(&added)))

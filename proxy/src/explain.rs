@@ -76,6 +76,7 @@ fn candidate(candidate: &Candidate) -> Value {
         Refused::State(EndpointState::Draining) => "draining".to_owned(),
         Refused::State(EndpointState::Available) => "available".to_owned(),
         Refused::Excluded => "does not serve the model".to_owned(),
+        Refused::NoRoom => "has as many requests in flight as it may have".to_owned(),
     });
     json!({
         "endpoint": &*candidate.name,

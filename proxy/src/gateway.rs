@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
@@ -32,6 +33,7 @@ mod forward;
 pub mod head;
 pub mod interim;
 pub mod models;
+pub mod places;
 pub mod prompt;
 pub mod response;
 pub mod splice;
@@ -40,6 +42,7 @@ mod upgrade;
 use body::{BodyLimits, BodyPermit};
 use deny::DenyList;
 use error::GatewayError;
+use places::{Place, Places};
 use prompt::Prompt;
 use response::GatewayBody;
 
@@ -47,12 +50,12 @@ use response::GatewayBody;
 pub struct Settings {
     /// Limits of request bodies.
     pub body: BodyLimits,
-    /// Limits of client connections.
-    pub connection: connection::Limits,
+    /// The codecs of client connections, with their limits.
+    pub server: connection::Server,
     /// Client connections at one time.
     pub max_connections: usize,
-    /// Largest request head, bytes.
-    pub max_header_bytes: usize,
+    /// Requests in the proxy at one time.
+    pub places: Arc<Places>,
     /// Header that names the client's session.
     pub session_header: HeaderName,
     /// Whether answers carry `x-larder-endpoint` and `x-larder-matched-tokens`.
@@ -69,16 +72,18 @@ pub struct Settings {
     pub access_log: bool,
 }
 
+/// The settings as they are now. A request goes by those of its beginning.
+pub type Live = ArcSwap<Settings>;
+
 /// The gateway.
 pub struct Gateway {
-    settings: Settings,
+    live: Arc<Live>,
     pools: Vec<Arc<Pool>>,
     transport: TransportConnector,
     metrics: Arc<Metrics>,
     decisions: Arc<Decisions>,
     drain: Arc<Drain>,
     ids: RequestIds,
-    server: connection::Server,
 }
 
 /// A request whose head and body are in hand.
@@ -87,20 +92,22 @@ struct Whole {
     body: Bytes,
     /// Gives the body's bytes back to the budget.
     permit: BodyPermit,
+    /// Its place among all requests.
+    place: Place,
     arrived: Instant,
+    settings: Arc<Settings>,
 }
 
 impl Gateway {
     /// A gateway to `pools`.
     pub fn new(
-        settings: Settings,
+        live: Arc<Live>,
         pools: Vec<Arc<Pool>>,
         (metrics, decisions): (Arc<Metrics>, Arc<Decisions>),
         drain: Arc<Drain>,
     ) -> Self {
-        let server = connection::Server::new(settings.connection, settings.max_header_bytes);
         let transport = TransportConnector::new(None);
-        Self { settings, pools, transport, metrics, decisions, drain, ids: RequestIds::new(), server }
+        Self { live, pools, transport, metrics, decisions, drain, ids: RequestIds::new() }
     }
 
     /// The pools it serves.
@@ -110,11 +117,12 @@ impl Gateway {
 
     async fn serve(&self, request: Request<Incoming>) -> Response<GatewayBody> {
         let arrived = Instant::now();
+        let settings = self.live.load_full();
         let (mut head, body) = request.into_parts();
         let id = head::request_id(&mut head.headers, || self.ids.next());
-        let logged = self.settings.access_log.then(|| (head.method.clone(), access_log::path(&head.uri)));
+        let logged = settings.access_log.then(|| (head.method.clone(), access_log::path(&head.uri)));
         let mut pool_name = "";
-        let answer = self.answer(head, body, arrived, &mut pool_name).await;
+        let answer = self.answer((head, body), (arrived, settings), &mut pool_name).await;
         let mut response = answer.unwrap_or_else(|e| {
             tracing::debug!(id = ?id, error = %e, "refused");
             e.response().map(GatewayBody::from)
@@ -132,9 +140,8 @@ impl Gateway {
 
     async fn answer<'a>(
         &'a self,
-        head: http::request::Parts,
-        body: Incoming,
-        arrived: Instant,
+        (head, body): (http::request::Parts, Incoming),
+        (arrived, settings): (Instant, Arc<Settings>),
         pool_name: &mut &'a str,
     ) -> Result<Response<GatewayBody>, GatewayError> {
         if head.method == http::Method::CONNECT {
@@ -143,7 +150,7 @@ impl Gateway {
         if !head::has_one_host(&head) {
             return Err(GatewayError::Host);
         }
-        if self.settings.denied.covers(head.uri.path()) {
+        if settings.denied.covers(head.uri.path()) {
             return Err(GatewayError::Denied { path: access_log::path(&head.uri) });
         }
         let call = openai::classify(&head.method, head.uri.path());
@@ -154,8 +161,15 @@ impl Gateway {
             }
             Call::Prompt(_) | Call::Other => {}
         }
-        let (body, permit) = body::read(body, &self.settings.body).await?;
-        let whole = Whole { head, body, permit, arrived };
+        let place = match settings.places.take() {
+            Ok(place) => place,
+            Err(limit) => {
+                body::refuse(body);
+                return Err(GatewayError::Overloaded { limit });
+            }
+        };
+        let (body, permit) = body::read(body, &settings.body).await?;
+        let whole = Whole { head, body, permit, place, arrived, settings };
         let read_at = Instant::now();
         let prompt = Prompt::read(&self.pools, call, &whole.body);
         let pool = prompt.pool(&self.pools)?;
@@ -168,9 +182,10 @@ impl Gateway {
 impl ServerApp for Gateway {
     async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
         let running = self.drain.connection();
-        if self.drain.connections() > self.settings.max_connections {
+        let settings = self.live.load_full();
+        if self.drain.connections() > settings.max_connections {
             tracing::warn!(
-                limit = self.settings.max_connections,
+                limit = settings.max_connections,
                 "limits.max_connections reached, connection closed"
             );
             return None;
@@ -179,7 +194,7 @@ impl ServerApp for Gateway {
             let gateway = Arc::clone(self);
             async move { gateway.serve(request).await }
         };
-        self.server.serve(stream, self.drain.watch(), answer).await;
+        settings.server.serve(stream, self.drain.watch(), answer).await;
         drop(running);
         None
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -48,7 +49,7 @@ type Watched = (Arc<Pool>, Arc<Endpoint>);
 
 /// Checks all endpoints of all pools for as long as the process runs.
 pub struct HealthChecks {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     pools: Vec<Arc<Pool>>,
     added: mpsc::UnboundedSender<Watched>,
     arrivals: Mutex<Option<mpsc::UnboundedReceiver<Watched>>>,
@@ -59,7 +60,12 @@ impl HealthChecks {
     pub fn new(settings: Settings, pools: Vec<Arc<Pool>>) -> Self {
         // Bounded by the operator's calls, and each is taken at once.
         let (added, arrivals) = mpsc::unbounded_channel();
-        Self { settings, pools, added, arrivals: Mutex::new(Some(arrivals)) }
+        Self { settings: ArcSwap::from_pointee(settings), pools, added, arrivals: Mutex::new(Some(arrivals)) }
+    }
+
+    /// Goes by other settings from each endpoint's next check on.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Checks `endpoint` too from now on, until it is removed from `pool`.
@@ -69,21 +75,30 @@ impl HealthChecks {
     }
 
     async fn watch_endpoint(self: Arc<Self>, pool: Arc<Pool>, endpoint: Arc<Endpoint>) {
-        let mut probe = Probe::new(&self.settings, &endpoint);
+        let mut settings = self.settings.load_full();
+        let mut probe = Probe::new(&settings, &endpoint);
         let mut state = State::default();
-        let mut timer = tokio::time::interval(self.settings.interval);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut timer = every(settings.interval);
         for round in 0u64.. {
             timer.tick().await;
             if endpoint.removed.load(Ordering::Relaxed) {
                 return;
             }
-            let found = probe.get(&self.settings.path).await.map(|_| ());
+            let now = self.settings.load_full();
+            if !Arc::ptr_eq(&now, &settings) {
+                if now.interval != settings.interval {
+                    timer = every(now.interval);
+                    timer.tick().await;
+                }
+                probe = Probe::new(&now, &endpoint);
+                settings = now;
+            }
+            let found = probe.get(&settings.path).await.map(|_| ());
             if let Err(why) = &found {
                 tracing::debug!(endpoint = endpoint.name, why, "health check failed");
             }
             let was = state.healthy;
-            state.note(found.is_ok(), &self.settings);
+            state.note(found.is_ok(), &settings);
             if was && !state.healthy {
                 let why = found.as_ref().err().map(String::as_str).unwrap_or_default();
                 tracing::warn!(
@@ -95,36 +110,47 @@ impl HealthChecks {
             }
             pool.set_healthy(&endpoint, state.healthy);
             if found.is_ok() && (round % DETAILS_EVERY == 0 || !was) {
-                self.read_details(&mut probe, &pool, &endpoint, &mut state).await;
+                read_details((&settings, &mut probe), &pool, &endpoint, &mut state).await;
             }
             endpoint.checked.store(true, Ordering::Relaxed);
         }
     }
+}
 
-    async fn read_details(&self, probe: &mut Probe, pool: &Pool, endpoint: &Endpoint, state: &mut State) {
-        match probe.get("/v1/models").await.and_then(|body| parse_models(&body)) {
-            Ok(models) => endpoint.models.store(Arc::new(models)),
-            Err(why) => tracing::debug!(endpoint = endpoint.name, why, "models not read"),
-        }
-        let Some(path) = &self.settings.metrics_path else { return };
-        let text = match probe.get(path).await {
-            Ok(body) => body,
-            Err(why) => {
-                tracing::debug!(endpoint = endpoint.name, why, "metrics not read");
-                return;
-            }
-        };
-        let seen = EngineMetrics::parse(&String::from_utf8_lossy(&text));
-        if let Some(tokens) = seen.kv_tokens {
-            pool.set_kv_tokens(endpoint, tokens);
-        }
-        if let (Some(before), Some(now)) = (state.prompt_tokens, seen.prompt_tokens)
-            && now < before
-        {
-            pool.restarted(endpoint);
-        }
-        state.prompt_tokens = seen.prompt_tokens.or(state.prompt_tokens);
+fn every(interval: Duration) -> tokio::time::Interval {
+    let mut timer = tokio::time::interval(interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    timer
+}
+
+async fn read_details(
+    (settings, probe): (&Settings, &mut Probe),
+    pool: &Pool,
+    endpoint: &Endpoint,
+    state: &mut State,
+) {
+    match probe.get("/v1/models").await.and_then(|body| parse_models(&body)) {
+        Ok(models) => endpoint.models.store(Arc::new(models)),
+        Err(why) => tracing::debug!(endpoint = endpoint.name, why, "models not read"),
     }
+    let Some(path) = &settings.metrics_path else { return };
+    let text = match probe.get(path).await {
+        Ok(body) => body,
+        Err(why) => {
+            tracing::debug!(endpoint = endpoint.name, why, "metrics not read");
+            return;
+        }
+    };
+    let seen = EngineMetrics::parse(&String::from_utf8_lossy(&text));
+    if let Some(tokens) = seen.kv_tokens {
+        pool.set_kv_tokens(endpoint, tokens);
+    }
+    if let (Some(before), Some(now)) = (state.prompt_tokens, seen.prompt_tokens)
+        && now < before
+    {
+        pool.restarted(endpoint);
+    }
+    state.prompt_tokens = seen.prompt_tokens.or(state.prompt_tokens);
 }
 
 /// The state of one endpoint's checks.

@@ -11,12 +11,13 @@
 //!
 //! Beside the path: [`app`] puts the process together from a [`config`], [`health`] watches the engines,
 //! [`admin`] and [`metrics`] show what is going on, [`decisions`] and [`explain`] why, [`access_log`] tells of each
-//! request, [`drain`] ends it.
+//! request, [`drain`] ends it. What the parts are told comes from [`assemble`] and [`plans`], and [`reload`] tells them anew.
 #![forbid(unsafe_code)]
 
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod assemble;
 pub mod breaker;
 pub mod config;
 pub mod decisions;
@@ -28,7 +29,9 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod openai;
+pub mod plans;
 pub mod pool;
+pub mod reload;
 pub mod retry;
 pub mod upstream;
 pub mod usage;

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         eprintln!("{}: ok", args.config.display());
         return ExitCode::SUCCESS;
     }
-    match app::run(config) {
+    match app::run(&args.config, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("larder-proxy: {e}");

@@ -58,6 +58,7 @@ pub struct Metrics {
     pub endpoint_up: IntGaugeVec,
     /// Whether answers bear out what an endpoint is believed to hold.
     pub endpoint_trusted: IntGaugeVec,
+    reloads: IntCounterVec,
     retries: IntCounterVec,
     all_ejected: IntCounterVec,
     ejections: IntCounterVec,
@@ -108,7 +109,7 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         let endpoint: &[&str] = &["pool", "endpoint"];
-        Ok(Self {
+        let metrics = Self {
             requests: make.counters("larder_requests_total", "Requests answered", &["pool", "code"])?,
             decisions: make.counters("larder_decisions_total", "Routing decisions", &["pool", "reason"])?,
             no_chain: make.counters(
@@ -184,6 +185,11 @@ impl Metrics {
                 endpoint,
             )?,
             endpoint_up: make.gauges("larder_endpoint_up", "Whether the endpoint may be chosen", endpoint)?,
+            reloads: make.counters(
+                "larder_config_reload_total",
+                "Times the configuration was read again",
+                &["result"],
+            )?,
             retries: make.counters(
                 "larder_retries_total",
                 "Requests that another endpoint was to be asked for",
@@ -216,7 +222,12 @@ impl Metrics {
                 &["pool"],
             )?,
             registry,
-        })
+        };
+        // An alert on something that was never seen is no alert.
+        for result in ["applied", "refused"] {
+            let _ = metrics.reloads.with_label_values(&[result]);
+        }
+        Ok(metrics)
     }
 
     /// Counts an answer.
@@ -245,6 +256,11 @@ impl Metrics {
         for reason in ["slow", "failed", "lost"] {
             let _ = self.fallbacks.with_label_values(&[pool, reason]);
         }
+    }
+
+    /// Counts a reading of the configuration while the process runs, and whether it went into force.
+    pub fn reloaded(&self, applied: bool) {
+        self.reloads.with_label_values(&[if applied { "applied" } else { "refused" }]).inc();
     }
 
     /// Counts a request that another endpoint was to be asked for, and whether the budget let it.

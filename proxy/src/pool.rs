@@ -21,6 +21,7 @@ use larder_routing::{
 use parking_lot::Mutex;
 
 use crate::decisions::{Fate, Record};
+use crate::gateway::places::Place;
 use crate::gateway::response::Late;
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::retry::RetryBudget;
@@ -58,6 +59,8 @@ pub struct Endpoint {
     pub removed: AtomicBool,
     /// Requests in flight, beside the fleet's own count: for the choice without it.
     in_flight: AtomicU32,
+    /// Most requests in flight.
+    max_in_flight: AtomicU32,
     /// The [`Trust`] last told of, as its number.
     trust: AtomicU8,
     guard: guard::Guard,
@@ -78,6 +81,7 @@ impl Endpoint {
             draining: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
+            max_in_flight: AtomicU32::new(plan.max_in_flight.unwrap_or(u32::MAX)),
             trust: AtomicU8::new(Trust::Estimated as u8),
             guard: guard::Guard::new(guards.breaker),
         })
@@ -91,6 +95,10 @@ impl Endpoint {
     /// Requests in flight there.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight() < self.max_in_flight.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> EndpointState {
@@ -125,13 +133,12 @@ pub struct Pool {
     pub tools_order: ToolsOrder,
     /// Changed only under the fleet's lock.
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    policy: PolicyKind,
     pass_through: AtomicBool,
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
     origin: Instant,
-    guards: Guards,
+    guards: Mutex<Guards>,
     retries: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
 }
@@ -144,6 +151,8 @@ pub struct EndpointPlan {
     pub upstream: Upstream,
     /// Its KV capacity in tokens, where the operator says it.
     pub kv_tokens: Option<u64>,
+    /// Requests in flight at most, where there is a bound.
+    pub max_in_flight: Option<u32>,
     /// The cache node beside it, where there is one.
     pub cache_node: Option<CacheNode>,
 }
@@ -189,7 +198,6 @@ impl Pool {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let origin = Instant::now();
-        let policy = settings.policy;
         let mut fleet = Fleet::new(settings);
         let enter = |plan| change::enter(&mut fleet, Now::ZERO, (plan, &model), (&metrics, guards));
         let endpoints: Vec<_> = plans.into_iter().map(enter).collect();
@@ -202,12 +210,11 @@ impl Pool {
             hasher,
             tools_order,
             endpoints: ArcSwap::from_pointee(endpoints),
-            policy,
             pass_through: AtomicBool::new(false),
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
-            guards,
+            guards: Mutex::new(guards),
             retries: Mutex::new(RetryBudget::new(guards.retry)),
             metrics,
         })
@@ -233,7 +240,7 @@ impl Pool {
 
     /// How it chooses.
     pub fn policy(&self) -> PolicyKind {
-        self.policy
+        self.fleet.lock().policy()
     }
 
     /// Whether clients may call its model `name`: by config, or because an engine lists it (an adapter).
@@ -251,6 +258,11 @@ impl Pool {
             return Vec::new();
         }
         self.endpoints.load().iter().filter(|e| !lists(e, name)).map(|e| e.id).collect()
+    }
+
+    /// Whether there is an endpoint that is none of these.
+    pub fn has_another(&self, exclude: &[EndpointId]) -> bool {
+        self.endpoints.load().iter().any(|endpoint| !exclude.contains(&endpoint.id))
     }
 
     /// Chooses an endpoint and counts the request as its load, until the [`InFlight`] goes.
@@ -292,6 +304,7 @@ impl Pool {
             missing_tokens: prompt_tokens.saturating_sub(matched_tokens),
             held: Duration::from_secs_f64(held_s),
             has_prompt: wanted.prompt.is_some(),
+            place: None,
             record,
         })
     }
@@ -299,8 +312,10 @@ impl Pool {
     /// The choice without the fleet: the able endpoint with the fewest requests in flight.
     fn least_loaded(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Option<InFlight> {
         let endpoints = self.endpoints.load();
-        let able = endpoints.iter().filter(|e| e.takes_requests() && !wanted.exclude.contains(&e.id));
-        let endpoint = able.min_by_key(|e| e.in_flight.load(Ordering::Relaxed))?;
+        let able = endpoints
+            .iter()
+            .filter(|e| e.takes_requests() && e.has_room() && !wanted.exclude.contains(&e.id));
+        let endpoint = able.min_by_key(|e| e.in_flight())?;
         self.metrics.decided(&self.model, LEAST_LOAD);
         let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -315,6 +330,7 @@ impl Pool {
             missing_tokens: 0,
             held: Duration::ZERO,
             has_prompt: wanted.prompt.is_some(),
+            place: None,
             record,
         })
     }
@@ -331,6 +347,7 @@ impl Pool {
         }
         if healthy {
             tracing::info!(pool = self.model, endpoint = endpoint.name, "endpoint is back");
+            self.fleet.lock().returned(endpoint.id, self.now());
         }
         self.update_state(endpoint);
     }
@@ -428,6 +445,7 @@ pub struct InFlight {
     missing_tokens: u64,
     held: Duration,
     has_prompt: bool,
+    place: Option<Place>,
     record: Arc<Record>,
 }
 
@@ -435,6 +453,11 @@ impl InFlight {
     /// Whether a cache node may be asked for what the endpoint lacks.
     pub fn may_stage(&self) -> bool {
         !self.pool.passes_through()
+    }
+
+    /// Keeps its place among all requests until it goes.
+    pub fn keep(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// The decision that sent it there.
@@ -533,6 +556,7 @@ impl InFlight {
         if !std::mem::replace(&mut self.settled, true) {
             self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.record.settle(fate);
+            self.place = None;
             if std::mem::take(&mut self.probe) {
                 self.endpoint.guard.probe_lost(self.pool.origin.elapsed());
             }

@@ -31,6 +31,12 @@ impl RetryBudget {
         Self { settings, tokens: settings.burst, seen: Duration::ZERO }
     }
 
+    /// Goes by other settings; no more stays saved up than they allow.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.earn(0.0);
+    }
+
     /// A new request earns its share.
     pub fn request(&mut self) {
         self.earn(self.settings.ratio);

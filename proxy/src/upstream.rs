@@ -3,9 +3,11 @@
 //! pingora connects (time limits, socket options, later TLS); hyper is the codec, so that head and body leave
 //! in one vectored write and the many rules of HTTP/1.1 are kept by a library that many people test.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -47,12 +49,12 @@ pub enum UpstreamError {
         reason: String,
     },
     /// The engine did not begin its answer in time.
-    #[error("{authority} sent no answer within {limit_s} s")]
+    #[error("{authority} sent no answer within {limit_ms} ms")]
     FirstByte {
         /// `host:port` of the engine.
         authority: String,
-        /// The limit, seconds.
-        limit_s: u64,
+        /// The limit, milliseconds.
+        limit_ms: u128,
     },
 }
 
@@ -72,9 +74,7 @@ struct Idle {
 /// The connections to one engine.
 pub struct Upstream {
     authority: String,
-    connect_timeout: Duration,
-    first_byte_timeout: Duration,
-    idle_limit: usize,
+    limits: ArcSwap<Limits>,
     idle: Mutex<Vec<Idle>>,
     open: AtomicUsize,
 }
@@ -95,12 +95,15 @@ impl Upstream {
     pub fn new(authority: String, limits: Limits) -> Self {
         Self {
             authority,
-            connect_timeout: limits.connect,
-            first_byte_timeout: limits.first_byte,
-            idle_limit: limits.idle,
+            limits: ArcSwap::from_pointee(limits),
             idle: Mutex::new(Vec::new()),
             open: AtomicUsize::new(0),
         }
+    }
+
+    /// Goes by other limits from the next request on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.store(Arc::new(limits));
     }
 
     /// `host:port` of the engine.
@@ -147,7 +150,7 @@ impl Upstream {
             return;
         }
         let mut idle = self.idle.lock();
-        if idle.len() < self.idle_limit {
+        if idle.len() < self.limits.load().idle {
             idle.push(Idle { sender: connection.sender, since: Instant::now() });
         }
     }
@@ -179,7 +182,8 @@ impl Upstream {
     ) -> Result<Response<Incoming>, SendFailed> {
         let authority = self.authority.clone();
         let upgrading = request.headers().contains_key(http::header::UPGRADE);
-        match tokio::time::timeout(self.first_byte_timeout, sender.try_send_request(request)).await {
+        let limit = self.limits.load().first_byte;
+        match tokio::time::timeout(limit, sender.try_send_request(request)).await {
             // No upgrade was asked for, so what follows is no HTTP that could be passed on.
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading => {
                 let reason = "it switched protocols unasked".to_owned();
@@ -196,14 +200,15 @@ impl Upstream {
                 Err(SendFailed { error, unsent })
             }
             Err(_) => {
-                let limit_s = self.first_byte_timeout.as_secs();
-                Err(SendFailed { error: UpstreamError::FirstByte { authority, limit_s }, unsent: None })
+                let limit_ms = limit.as_millis();
+                Err(SendFailed { error: UpstreamError::FirstByte { authority, limit_ms }, unsent: None })
             }
         }
     }
 
     async fn connect(&self, transport: &TransportConnector) -> Result<SendRequest<Body>, UpstreamError> {
         let fail = |reason: String| UpstreamError::Connect { authority: self.authority.clone(), reason };
+        let limit = self.limits.load().connect;
         let connecting = async {
             let address = tokio::net::lookup_host(&self.authority)
                 .await
@@ -211,13 +216,13 @@ impl Upstream {
                 .next()
                 .ok_or_else(|| "the name has no address".to_owned())?;
             let mut peer = BasicPeer::new(&address.to_string());
-            peer.options.connection_timeout = Some(self.connect_timeout);
+            peer.options.connection_timeout = Some(limit);
             let stream = transport.new_stream(&peer).await.map_err(|e| e.to_string())?;
             http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())
         };
-        let (sender, driver) = tokio::time::timeout(self.connect_timeout, connecting)
+        let (sender, driver) = tokio::time::timeout(limit, connecting)
             .await
-            .map_err(|_| fail(format!("no connection within {} ms", self.connect_timeout.as_millis())))?
+            .map_err(|_| fail(format!("no connection within {} ms", limit.as_millis())))?
             .map_err(fail)?;
         self.open.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {

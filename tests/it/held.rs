@@ -180,3 +180,31 @@ async fn the_held_go_elsewhere_when_their_engine_dies() {
     assert_eq!(engines[1].stat("finished").await, 2);
     proxy.becomes_idle().await;
 }
+
+/// With checks so seldom that only requests tell: its breaker opens by the one that its death breaks off.
+#[tokio::test]
+async fn the_held_are_not_tried_at_an_engine_that_is_left_alone() {
+    let engines = [Engine::start(&["--time-scale=1000"]), Engine::start(&["--time-scale=1000"])];
+    let extra = format!(
+        "[health]\ninterval = \"1h\"\n[breaker]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n{SLOW}"
+    );
+    let proxy = Proxy::start(&[&engines[0], &engines[1]], &extra).await;
+    let mut hogs = Vec::new();
+    for (n, engine) in (1..).zip(&engines) {
+        engine.fault(json!({"kind": "hang", "count": 1})).await;
+        hogs.push(ask(&proxy, &prompt(n), Framing::Length));
+        proxy.metric_becomes(IN_FLIGHT, &[], n as f64).await;
+    }
+    let waits = (0..4).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect::<Vec<_>>();
+    proxy.metric_becomes(HELD, &[], 4.0).await;
+    engines[0].kill().await;
+    proxy.metric_becomes("larder_endpoint_ejected", &[], 1.0).await;
+    hogs.iter().for_each(JoinHandle::abort);
+    for wait in waits {
+        wait.await.unwrap();
+    }
+    assert_eq!(engines[1].stat("finished").await, 4);
+    let tried = proxy.metric("larder_upstream_errors_total", &["kind=\"connect\""]).await;
+    assert_eq!(tried, 0.0, "nobody was sent to the dead one");
+    proxy.becomes_idle().await;
+}

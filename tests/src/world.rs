@@ -176,6 +176,14 @@ impl Proxy {
         Self { program, address, admin, config }
     }
 
+    /// Puts another config in the place of its file, in one step.
+    ///
+    /// # Panics
+    /// If the temporary folder cannot be written.
+    pub fn configure(&self, text: &str) {
+        fs::rename(config_file(text), &self.config).expect("the temporary folder can be written");
+    }
+
     /// The value of a metric, summed over its series whose labels contain all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = client::get(self.admin, "/metrics").await.text();

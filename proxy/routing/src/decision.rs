@@ -135,7 +135,7 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no endpoint can take the request: of {known} known, {draining} draining, {excluded} already tried, \
-     {unavailable} unavailable{}", .example.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
+     {}{unavailable} unavailable{}", with_all(*.full), .example.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
 )]
 pub struct NoEndpoint {
     /// Endpoints of the pool.
@@ -146,8 +146,14 @@ pub struct NoEndpoint {
     pub unavailable: usize,
     /// Of these, available but named in [`RouteRequest::exclude`].
     pub excluded: usize,
+    /// Of these, available but without room for one more.
+    pub full: usize,
     /// One of the unavailable, with its reason.
     pub example: Option<String>,
+}
+
+fn with_all(full: usize) -> String {
+    if full == 0 { String::new() } else { format!("{full} with all the requests that they may have, ") }
 }
 
 /// What became of a request.

@@ -9,6 +9,7 @@ use crate::index::HolderId;
 use crate::load::Load;
 use crate::price::Crowd;
 use crate::random::name_digest;
+use crate::time::Now;
 use crate::trust::Promises;
 
 /// Names an endpoint of one [`Fleet`](crate::Fleet). Stays unique after the endpoint is removed.
@@ -75,6 +76,12 @@ pub(crate) struct Endpoint {
     pub(crate) predicted_cached_tokens: u64,
     pub(crate) actual_cached_tokens: u64,
     pub(crate) promises: Promises,
+    /// Most requests in flight.
+    pub(crate) max_in_flight: u32,
+    /// When it came back after a failure.
+    pub(crate) returned: Option<Now>,
+    /// It fails: nobody is to wait for it.
+    pub(crate) avoided: bool,
 }
 
 impl Endpoint {
@@ -93,6 +100,9 @@ impl Endpoint {
             predicted_cached_tokens: 0,
             actual_cached_tokens: 0,
             promises: Promises::default(),
+            max_in_flight: u32::MAX,
+            returned: None,
+            avoided: false,
         }
     }
 

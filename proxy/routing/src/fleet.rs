@@ -4,6 +4,7 @@ mod finish;
 mod hold;
 mod report;
 mod requests;
+mod room;
 mod route;
 
 pub use hold::{QueueFull, SubmitError, Submitted};
@@ -16,7 +17,7 @@ use crate::index::{HolderId, Index};
 use crate::policy::{self, Policy, Terms};
 use crate::price::{Price, Rates};
 use crate::random::Random;
-use crate::{EndpointId, EndpointState, Now, Settings};
+use crate::{EndpointId, EndpointState, Now, PolicyKind, Settings};
 
 /// Longest chain that is looked at, in elements: 32 MiB of prompt at 512 bytes an element, more than any context.
 pub const MAX_CHAIN: usize = 65_536;
@@ -42,6 +43,8 @@ pub struct Fleet {
     holds: Holds,
     /// Whether this proxy's view of the load is whole, so that holding is worth something.
     view_is_whole: bool,
+    /// When the last slow start is over.
+    ramping_until: Now,
     held_total: u64,
     stolen: u64,
     hold_refused: u64,
@@ -92,6 +95,7 @@ impl Fleet {
             requests: Requests::default(),
             holds: Holds::default(),
             view_is_whole: true,
+            ramping_until: Now::ZERO,
             held_total: 0,
             stolen: 0,
             hold_refused: 0,
@@ -104,6 +108,21 @@ impl Fleet {
             scratch: Scratch::default(),
             settings,
         }
+    }
+
+    /// How it chooses.
+    pub fn policy(&self) -> PolicyKind {
+        self.settings.policy
+    }
+
+    /// Goes by other settings from now on. What was learned stays, and so do the index' budget, the seed, and what was
+    /// a prior of something that has been observed since.
+    pub fn retune(&mut self, settings: Settings) {
+        let Settings { index_bytes, seed, .. } = self.settings;
+        if settings.policy != self.settings.policy {
+            self.policy = policy::of(settings.policy);
+        }
+        self.settings = Settings { index_bytes, seed, ..settings };
     }
 
     /// Adds an available endpoint. A name that is known already is left as it is and keeps its id.

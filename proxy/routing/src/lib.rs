@@ -59,6 +59,7 @@ mod index;
 mod load;
 mod policy;
 mod price;
+mod ramp;
 mod random;
 mod settings;
 mod stats;

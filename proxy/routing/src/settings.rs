@@ -77,6 +77,8 @@ pub struct Settings {
     pub max_held: usize,
     /// Most prompt bytes of requests held back together.
     pub max_held_bytes: u64,
+    /// How long an endpoint that came back takes to get its whole share of the load, in seconds; 0: none.
+    pub slow_start_s: f64,
     /// Seed of random ties.
     pub seed: u64,
 }
@@ -99,6 +101,8 @@ impl Default for Settings {
             max_held: 4_096,
             // 5,000 prompts of 100,000 tokens (400 KB each): their bodies wait in the proxy's memory.
             max_held_bytes: 2 << 30,
+            // Long enough for an engine's first batches, short enough not to be missed.
+            slow_start_s: 10.0,
             seed: 0,
         }
     }

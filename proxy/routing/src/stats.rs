@@ -38,6 +38,8 @@ pub enum Refused {
     State(EndpointState),
     /// It already failed this request.
     Excluded,
+    /// It has as many requests in flight as it may have.
+    NoRoom,
 }
 
 /// A pool at one moment.

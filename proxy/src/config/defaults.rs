@@ -25,6 +25,9 @@ pub(super) const LOG_FORMAT: LogFormat = LogFormat::Text;
 /// A line per request is for those who ask for it: metrics and the last decisions answer most questions.
 pub(super) const ACCESS_LOG: bool = false;
 
+/// An edit that is saved is meant; two looks at a file that rests keep half-written ones out.
+pub(super) const RELOAD_ON_CHANGE: bool = true;
+
 /// 100k tokens of text are about 400 kB; room for a few images in base64 beside a very long prompt.
 pub(super) const MAX_BODY: u64 = 32 * MIB;
 /// 32 bodies of the largest size, or some 2,600 of 100k tokens each; within what a small host has to spare.
@@ -33,6 +36,8 @@ pub(super) const MAX_BUFFERED: u64 = GIB;
 pub(super) const MAX_HEADER: u64 = 64 * KIB;
 /// Streams last minutes, so many are open at once; two descriptors each stays below the usual 65,536.
 pub(super) const MAX_CONNECTIONS: u64 = 16_384;
+/// As many as connections: HTTP/2 brings many requests on each, and what is beyond is better told at once.
+pub(super) const MAX_IN_FLIGHT: u64 = 16_384;
 /// The most requests an engine usually runs in one batch: beyond it connections would idle for good.
 pub(super) const UPSTREAM_IDLE_PER_ENDPOINT: u64 = 256;
 
@@ -92,6 +97,9 @@ pub(super) const MAX_HELD: u64 = 4_096;
 /// 5,000 prompts of 100,000 tokens; `limits.max_buffered` usually binds first.
 pub(super) const MAX_HELD_BYTES: u64 = 2 * GIB;
 
+/// Some batches' worth of time: an engine that is barely up should not meet all that it missed at once.
+pub(super) const SLOW_START: Duration = Duration::from_secs(10);
+
 /// What a client waits at most for a node that gives nothing: less than a prefill of a thousand tokens takes.
 pub(super) const STAGE_DEADLINE: Duration = Duration::from_millis(50);
 /// Below this, a prefill (64 ms at the default speed) is over before a chunk could be staged and loaded.
@@ -123,6 +131,10 @@ pub(super) const MAX_BODY_RANGE: RangeInclusive<u64> = KIB..=4 * GIB;
 pub(super) const MAX_BUFFERED_RANGE: RangeInclusive<u64> = KIB..=1024 * GIB;
 pub(super) const MAX_HEADER_RANGE: RangeInclusive<u64> = KIB..=MIB;
 pub(super) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+/// One at a time is a wish that makes sense.
+pub(super) const IN_FLIGHT_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+/// 0: no bound.
+pub(super) const IN_FLIGHT_OR_NONE: RangeInclusive<u64> = 0..=1_000_000;
 /// 0 keeps none: a new connection for every request.
 pub(super) const IDLE_RANGE: RangeInclusive<u64> = 0..=65_536;
 /// A day is longer than any request; zero would time everything out.

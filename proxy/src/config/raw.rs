@@ -14,6 +14,7 @@ pub(super) struct RawConfig {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) access_log: Option<bool>,
+    pub(super) reload_on_change: Option<bool>,
     pub(super) access: RawAccess,
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
@@ -35,6 +36,7 @@ impl RawConfig {
             log: root.string("log"),
             log_format: root.one_of("log_format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             access_log: root.bool("access_log"),
+            reload_on_change: root.bool("reload_on_change"),
             access: root.table("access", RawAccess::read),
             limits: root.table("limits", RawLimits::read),
             timeouts: root.table("timeouts", RawTimeouts::read),
@@ -65,6 +67,8 @@ pub(super) struct RawLimits {
     pub(super) max_buffered: Option<u64>,
     pub(super) max_header: Option<u64>,
     pub(super) max_connections: Option<u64>,
+    pub(super) max_in_flight: Option<u64>,
+    pub(super) max_in_flight_per_endpoint: Option<u64>,
     pub(super) upstream_idle_per_endpoint: Option<u64>,
 }
 
@@ -75,6 +79,9 @@ impl RawLimits {
             max_buffered: limits.size("max_buffered", defaults::MAX_BUFFERED_RANGE),
             max_header: limits.size("max_header", defaults::MAX_HEADER_RANGE),
             max_connections: limits.uint("max_connections", defaults::CONNECTIONS_RANGE),
+            max_in_flight: limits.uint("max_in_flight", defaults::IN_FLIGHT_RANGE),
+            max_in_flight_per_endpoint: limits
+                .uint("max_in_flight_per_endpoint", defaults::IN_FLIGHT_OR_NONE),
             upstream_idle_per_endpoint: limits.uint("upstream_idle_per_endpoint", defaults::IDLE_RANGE),
         }
     }
@@ -152,6 +159,7 @@ pub(super) struct RawRouting {
     pub(super) hold_limit: Option<Duration>,
     pub(super) max_held: Option<u64>,
     pub(super) max_held_bytes: Option<u64>,
+    pub(super) slow_start: Option<Duration>,
 }
 
 impl RawRouting {
@@ -171,6 +179,7 @@ impl RawRouting {
             hold_limit: routing.duration("hold_limit", defaults::HOLD_RANGE),
             max_held: routing.uint("max_held", defaults::HELD_RANGE),
             max_held_bytes: routing.size("max_held_bytes", defaults::MAX_BUFFERED_RANGE),
+            slow_start: routing.duration("slow_start", defaults::HOLD_RANGE),
         }
     }
 }
@@ -219,6 +228,7 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) aliases: Option<Vec<String>>,
     pub(super) tools_order: Option<ToolsOrder>,
+    pub(super) first_byte: Option<Duration>,
     pub(super) endpoints: Vec<RawEndpoint>,
 }
 
@@ -229,6 +239,7 @@ impl RawPool {
             model: pool.require("model").string("model"),
             aliases: pool.strings("aliases"),
             tools_order: pool.one_of("tools_order", &ToolsOrder::NAMES),
+            first_byte: pool.duration("first_byte", defaults::TIMEOUT_RANGE),
             endpoints: pool.tables("endpoint", RawEndpoint::read),
         }
     }
@@ -240,6 +251,7 @@ pub(super) struct RawEndpoint {
     pub(super) url: Option<String>,
     pub(super) name: Option<String>,
     pub(super) kv_tokens: Option<u64>,
+    pub(super) max_in_flight: Option<u64>,
     pub(super) cache_node: Option<String>,
 }
 
@@ -250,6 +262,7 @@ impl RawEndpoint {
             url: endpoint.require("url").string("url"),
             name: endpoint.string("name"),
             kv_tokens: endpoint.uint("kv_tokens", defaults::KV_TOKENS_RANGE),
+            max_in_flight: endpoint.uint("max_in_flight", defaults::IN_FLIGHT_RANGE),
             cache_node: endpoint.string("cache_node"),
         }
     }

@@ -79,7 +79,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "routing.policy" => "\"min_ttft\"",
             "log" | "routing.session_header" => "\"other\"",
             "health.path" | "health.metrics_path" => "\"/other\"",
-            "response.headers" => "false",
+            "response.headers" | "reload_on_change" => "false",
             "access_log" | "routing.pass_through" => "true",
             "access.deny" | "access.allow" => "[\"/x\"]",
             "routing.run_bytes" => "1024",
@@ -92,7 +92,8 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "retry.budget" => "0.5",
             "breaker.open" | "breaker.open_max" => "\"7s\"",
             path if path.starts_with("timeouts.") => "\"7s\"",
-            "health.interval" | "health.timeout" | "warehouse.deadline" | "routing.hold_limit" => "\"7s\"",
+            "health.interval" | "health.timeout" | "warehouse.deadline" | "routing.hold_limit"
+            | "routing.slow_start" => "\"7s\"",
             _ => "7",
         };
         // Both limits together, since one may not pass the other.
@@ -108,7 +109,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
 #[test]
 fn what_the_full_file_comments_out_is_valid_too() {
     let optional: BTreeSet<usize> = mentions(FULL).iter().filter(|it| !it.live).map(|it| it.line).collect();
-    assert_eq!(optional.len(), 6);
+    assert_eq!(optional.len(), 8);
     let lines = FULL.lines().enumerate();
     let text: String = lines
         .map(|(at, line)| format!("{}\n", if optional.contains(&at) { &line[2..] } else { line }))
@@ -119,6 +120,10 @@ fn what_the_full_file_comments_out_is_valid_too() {
     assert_eq!(config.warehouse.token_file.as_deref(), Some(Path::new("/etc/larder/node-token")));
     let endpoint = &config.pools[0].endpoints[0];
     assert_eq!((endpoint.name.as_str(), endpoint.kv_tokens), ("gpu-1", Some(500_000)));
+    assert_eq!(
+        (endpoint.max_in_flight, config.pools[0].first_byte),
+        (Some(256), Some(Duration::from_secs(1_800)))
+    );
     assert_eq!(endpoint.cache_node, "http://10.0.0.11:7700".parse().ok());
 }
 
@@ -173,12 +178,14 @@ fn values_arrive_where_they_belong() {
         port: 80,
         authority: "[::1]:80".to_owned(),
         kv_tokens: None,
+        max_in_flight: None,
         cache_node: None,
     };
     let pool = Pool {
         model: "m".to_owned(),
         aliases: vec!["n".to_owned()],
         tools_order: ToolsOrder::FirstUserTurn,
+        first_byte: None,
         endpoints: vec![endpoint],
     };
     assert_eq!(config.pools, [pool]);

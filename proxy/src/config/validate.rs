@@ -4,21 +4,20 @@
 //! A [`Config`] is built even when there are faults, so that one does not hide the next; the caller throws it
 //! away then.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use larder_settings::{Report, format_size};
 
-use super::endpoint_url;
 use super::raw::{
-    RawAccess, RawBreaker, RawConfig, RawEndpoint, RawHealth, RawLimits, RawPool, RawRetry, RawRouting,
-    RawTimeouts, RawWarehouse,
+    RawAccess, RawBreaker, RawConfig, RawHealth, RawLimits, RawRetry, RawRouting, RawTimeouts, RawWarehouse,
 };
 use super::{
-    Access, Breaker, Config, Endpoint, Health, Limits, Pool, Response, Retry, Routing, Timeouts, Warehouse,
-    defaults,
+    Access, Breaker, Config, Health, Limits, Response, Retry, Routing, Timeouts, Warehouse, defaults,
 };
+pub(super) use pools::lone_endpoint;
+
+mod pools;
 
 /// Names become metric labels and header values; longer ones would only make both unreadable.
 const MAX_NAME_CHARS: usize = 128;
@@ -35,6 +34,7 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         listen,
         admin,
         threads: to_usize(raw.threads.unwrap_or(defaults::THREADS)),
+        reload_on_change: raw.reload_on_change.unwrap_or(defaults::RELOAD_ON_CHANGE),
         log,
         log_format: raw.log_format.unwrap_or(defaults::LOG_FORMAT),
         access_log: raw.access_log.unwrap_or(defaults::ACCESS_LOG),
@@ -47,7 +47,7 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         warehouse: warehouse(raw.warehouse, report),
         health: health(raw.health, report),
         response: Response { headers: raw.response_headers.unwrap_or(defaults::RESPONSE_HEADERS) },
-        pools: pools(raw.pools, report),
+        pools: pools::pools(raw.pools, report),
     }
 }
 
@@ -101,12 +101,15 @@ fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
             .hint(format!("set limits.max_buffered to {one} or more"));
     }
     let connections = raw.max_connections.unwrap_or(defaults::MAX_CONNECTIONS);
+    let per_endpoint = raw.max_in_flight_per_endpoint;
     let idle = raw.upstream_idle_per_endpoint.unwrap_or(defaults::UPSTREAM_IDLE_PER_ENDPOINT);
     Limits {
         max_body_bytes: to_usize(max_body),
         max_buffered_bytes: to_usize(max_buffered),
         max_header_bytes: to_usize(raw.max_header.unwrap_or(defaults::MAX_HEADER)),
         max_connections: to_usize(connections),
+        max_in_flight: to_usize(raw.max_in_flight.unwrap_or(defaults::MAX_IN_FLIGHT)),
+        max_in_flight_per_endpoint: per_endpoint.map(to_u32).filter(|most| *most > 0),
         upstream_idle_per_endpoint: to_usize(idle),
     }
 }
@@ -177,6 +180,7 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
         hold_limit: raw.hold_limit.unwrap_or(defaults::HOLD_LIMIT),
         max_held: to_usize(raw.max_held.unwrap_or(defaults::MAX_HELD)),
         max_held_bytes: raw.max_held_bytes.unwrap_or(defaults::MAX_HELD_BYTES),
+        slow_start: raw.slow_start.unwrap_or(defaults::SLOW_START),
     }
 }
 
@@ -212,141 +216,6 @@ fn health(raw: RawHealth, report: &mut Report) -> Health {
     }
 }
 
-fn pools(raw: Vec<RawPool>, report: &mut Report) -> Vec<Pool> {
-    if raw.is_empty() && !report.has_fault("pool") {
-        report
-            .fault("pool", "at least one is required")
-            .hint("add [[pool]] with a model, and in it [[pool.endpoint]] with a url");
-    }
-    let mut models = Taken::default();
-    raw.into_iter().map(|raw| pool(raw, &mut models, report)).collect()
-}
-
-fn pool(raw: RawPool, models: &mut Taken, report: &mut Report) -> Pool {
-    let at = &raw.at;
-    let aliases = raw.aliases.unwrap_or_default();
-    let names =
-        raw.model.iter().map(|name| (name, "model")).chain(aliases.iter().map(|name| (name, "aliases")));
-    for (name, key) in names {
-        let key = format!("{at}.{key}");
-        if name.is_empty() || name.chars().any(char::is_control) {
-            report.fault(&key, "the name of a model must be printable and not empty");
-        }
-        if let Some(first) = models.take(name, &key) {
-            report
-                .fault(&key, format!("the model name {name:?} is already taken by {first}"))
-                .hint("put all endpoints of a model into one pool");
-        }
-    }
-    let endpoints_key = format!("{at}.endpoint");
-    if raw.endpoints.is_empty() && !report.has_fault(&endpoints_key) {
-        let hint = "add [[pool.endpoint]] with a url below this [[pool]]";
-        report.fault_in(at, &endpoints_key, "at least one is required").hint(hint);
-    }
-    let (mut names, mut authorities) = (Taken::default(), Taken::default());
-    let endpoints = raw.endpoints.into_iter();
-    let endpoints = endpoints.filter_map(|raw| endpoint(raw, &mut names, &mut authorities, report)).collect();
-    Pool {
-        // Absent only beside a fault.
-        model: raw.model.unwrap_or_default(),
-        aliases,
-        tools_order: raw.tools_order.unwrap_or(defaults::TOOLS_ORDER),
-        endpoints,
-    }
-}
-
-/// `None` only beside a fault.
-fn endpoint(
-    raw: RawEndpoint,
-    names: &mut Taken,
-    authorities: &mut Taken,
-    report: &mut Report,
-) -> Option<Endpoint> {
-    let url_key = format!("{}.url", raw.at);
-    let address = match endpoint_url::parse(raw.url.as_deref()?) {
-        Ok(address) => address,
-        Err(bad) => {
-            report.fault(&url_key, bad.reason).hint(bad.hint);
-            return None;
-        }
-    };
-    if let Some(first) = authorities.take(&address.authority, &url_key) {
-        report
-            .fault(&url_key, format!("{} is already in this pool, at {first}", address.authority))
-            .hint("list each endpoint once");
-    }
-    let named = raw.name.is_some();
-    let name = raw.name.unwrap_or_else(|| address.authority.clone());
-    let name_key = format!("{}.name", raw.at);
-    if !is_endpoint_name(&name) {
-        report
-            .fault(&name_key, "not a name that fits a header and a metric")
-            .hint(format!("use up to {MAX_NAME_CHARS} printable ASCII characters without blanks"));
-    }
-    // Two default names clash only where the addresses do, which has been said.
-    if let Some(first) = names.take(&name, if named { &name_key } else { &url_key })
-        && named
-    {
-        report.fault(&name_key, format!("the name {name:?} is already taken by {first}"));
-    }
-    let cache_node = raw.cache_node.and_then(|text| {
-        let read = text.parse().map_err(|bad: larder_client::BadAddress| {
-            report.fault(format!("{}.cache_node", raw.at), bad.to_string());
-        });
-        read.ok()
-    });
-    Some(Endpoint {
-        name,
-        host: address.host,
-        port: address.port,
-        authority: address.authority,
-        kv_tokens: raw.kv_tokens,
-        cache_node,
-    })
-}
-
-/// An endpoint that stands in no file.
-pub(super) fn lone_endpoint(
-    url: &str,
-    name: Option<String>,
-    kv_tokens: Option<u64>,
-    cache_node: Option<&str>,
-) -> Result<Endpoint, String> {
-    let address =
-        endpoint_url::parse(url).map_err(|bad| format!("url = {url:?}: {} ({})", bad.reason, bad.hint))?;
-    let name = name.unwrap_or_else(|| address.authority.clone());
-    if !is_endpoint_name(&name) {
-        return Err(format!(
-            "name = {name:?}: use up to {MAX_NAME_CHARS} printable ASCII characters without blanks"
-        ));
-    }
-    if let Some(tokens) = kv_tokens.filter(|tokens| !defaults::KV_TOKENS_RANGE.contains(tokens)) {
-        let (low, high) = (defaults::KV_TOKENS_RANGE.start(), defaults::KV_TOKENS_RANGE.end());
-        return Err(format!("kv_tokens = {tokens}: write {low} to {high}"));
-    }
-    let node = |text: &str| {
-        text.parse().map_err(|bad: larder_client::BadAddress| format!("cache_node = {text:?}: {bad}"))
-    };
-    let cache_node = cache_node.map(node).transpose()?;
-    let endpoint_url::Address { host, port, authority } = address;
-    Ok(Endpoint { name, host, port, authority, kv_tokens, cache_node })
-}
-
-/// Names in use, and the key that took each first.
-#[derive(Default)]
-struct Taken(BTreeMap<String, String>);
-
-impl Taken {
-    /// Takes `name` for `key`; if it was taken before, says by which key and leaves it there.
-    fn take(&mut self, name: &str, key: &str) -> Option<String> {
-        let first = self.0.get(name).cloned();
-        if first.is_none() {
-            self.0.insert(name.to_owned(), key.to_owned());
-        }
-        first
-    }
-}
-
 /// A token of RFC 9110, section 5.6.2.
 fn is_header_name(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -356,10 +225,6 @@ fn is_header_name(name: &str) -> bool {
 /// A request target that can be sent as it is.
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
-}
-
-fn is_endpoint_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_NAME_CHARS && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// All ranges fit a 64-bit `usize`; a 32-bit host gets the most it can address.

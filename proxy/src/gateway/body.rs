@@ -21,14 +21,23 @@ const DISCARD_MAX: Duration = Duration::from_secs(5);
 /// Bytes that all buffered request bodies may take together.
 #[derive(Debug)]
 pub struct BodyBudget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl BodyBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) })
+    }
+
+    /// Changes the limit. What is held stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// Bytes in use.
@@ -38,7 +47,7 @@ impl BodyBudget {
 
     fn try_take(&self, bytes: usize) -> bool {
         let taken = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if taken.saturating_add(bytes) <= self.limit {
+        if taken.saturating_add(bytes) <= self.limit() {
             return true;
         }
         self.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -61,7 +70,7 @@ impl BodyPermit {
     fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 && !self.budget.try_take(more) {
-            return Err(BodyError::Budget { limit: self.budget.limit });
+            return Err(BodyError::Budget { limit: self.budget.limit() });
         }
         self.bytes += more;
         Ok(())
@@ -176,6 +185,14 @@ async fn collect(
         whole.extend_from_slice(&data);
     }
     Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// Reads and throws away, in the background, what is left of a body that is not wanted, so that the client gets to read
+/// the answer.
+pub fn refuse(body: Incoming) {
+    if !body.is_end_stream() {
+        tokio::spawn(discard(body));
+    }
 }
 
 async fn discard(mut body: Incoming) {

@@ -46,6 +46,12 @@ pub enum GatewayError {
     /// CONNECT would make the gateway an open proxy.
     #[error("CONNECT is not served")]
     Connect,
+    /// As many requests are in the proxy as may be.
+    #[error("{limit} requests are in flight, the most there may be (limits.max_in_flight)")]
+    Overloaded {
+        /// The limit.
+        limit: usize,
+    },
     /// A path by which engines are administered.
     #[error("`{path}` is not served to clients; an operator can allow it (access.allow)")]
     Denied {
@@ -95,6 +101,7 @@ impl GatewayError {
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "connect_refused"),
             Self::Denied { .. } => (StatusCode::FORBIDDEN, CLIENT, "path_denied"),
             Self::NoEndpoint { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_endpoint"),
+            Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded"),
             Self::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
             Self::Upstream(UpstreamError::FirstByte { .. }) => {
                 (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_timeout")
@@ -112,7 +119,9 @@ impl GatewayError {
     fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::QueueFull { retry_after_s, .. } => Some(*retry_after_s),
-            Self::NoEndpoint { .. } | Self::Body(BodyError::Budget { .. }) => Some(1),
+            Self::NoEndpoint { .. } | Self::Overloaded { .. } | Self::Body(BodyError::Budget { .. }) => {
+                Some(1)
+            }
             _ => None,
         }
     }

@@ -29,11 +29,12 @@ impl Gateway {
         pool: &Arc<Pool>,
         read_at: Instant,
     ) -> Result<Response<GatewayBody>, GatewayError> {
-        let Whole { head, body, permit, arrived } = whole;
+        let Whole { head, body, permit, place, arrived, settings } = whole;
+        let mut place = Some(place);
         if let Some(why) = &prompt.why {
             self.metrics.without_chain(&pool.model, why_label(why));
         }
-        let session = prompt.session(&head.headers, &self.settings.session_header);
+        let session = prompt.session(&head.headers, &settings.session_header);
         let id = head.headers.get(&head::REQUEST_ID).cloned();
         let upgrading = upgrade::is_asked(&head);
         let mut exclude = prompt.model.as_deref().map(|m| pool.not_serving(m)).unwrap_or_default();
@@ -44,7 +45,7 @@ impl Gateway {
             hyper::ext::on_informational(&mut request, move |r| interim.push(r.status(), r.headers()));
         }
         pool.earn_retry();
-        for attempt in 0..self.settings.max_attempts {
+        for attempt in 0..settings.max_attempts {
             let wanted = Wanted {
                 prompt: prompt.chain.as_ref(),
                 session,
@@ -65,39 +66,31 @@ impl Gateway {
             }
             let staged = stage(&in_flight, &prompt).await;
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
-            let again = self.settings.retry_started.then(|| copy_of(&request));
+            let again = settings.retry_started.then(|| copy_of(&request));
             match endpoint.upstream.send(&self.transport, request).await {
                 Ok((response, connection)) => {
                     drop(permit);
+                    in_flight.keep(place.take());
                     in_flight.answered(response.status());
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS
                         && let Some(client) = client_side.take()
                     {
                         return Ok(upgrade::join(response, client, in_flight, &self.drain));
                     }
-                    return Ok(to_client(response, (in_flight, connection), &self.settings, staged));
+                    return Ok(to_client(response, (in_flight, connection), &settings, staged));
                 }
                 Err(SendFailed { error, unsent }) => {
                     exclude.push(endpoint.id);
                     fail(in_flight, &error);
                     match unsent.map(|back| *back).or(again) {
-                        Some(_) if attempt + 1 == self.settings.max_attempts => break,
-                        Some(back) if exclude.len() < pool.endpoints().len() && pool.may_retry() => {
-                            request = back
-                        }
+                        Some(_) if attempt + 1 == settings.max_attempts => break,
+                        Some(back) if pool.has_another(&exclude) && pool.may_retry() => request = back,
                         _ => return Err(error.into()),
                     }
                 }
             }
         }
-        Err(self.none_reached(pool))
-    }
-
-    fn none_reached(&self, pool: &Pool) -> GatewayError {
-        GatewayError::NoEndpoint {
-            model: pool.model.clone(),
-            why: format!("{} endpoints were tried and none could be reached", self.settings.max_attempts),
-        }
+        Err(none_reached(pool, settings.max_attempts))
     }
 
     /// Chooses an endpoint that no breaker leaves alone; or one of those, since a breaker alone never leaves a pool
@@ -120,15 +113,26 @@ impl Gateway {
     }
 }
 
-/// Only a new request waits its turn: one that failed elsewhere has waited already.
+fn none_reached(pool: &Pool, tried: usize) -> GatewayError {
+    GatewayError::NoEndpoint {
+        model: pool.model.clone(),
+        why: format!("{tried} endpoints were tried and none could be reached"),
+    }
+}
+
+/// A new request waits its turn. One that failed elsewhere has waited already; it does so again only where all that are
+/// left have as many requests as they may have.
 async fn choose_among(
     pool: &Arc<Pool>,
     wanted: &Wanted<'_>,
     (attempt, arrived): (usize, Instant),
 ) -> Result<InFlight, AdmitError> {
-    match attempt {
-        0 => pool.admit(wanted, arrived).await,
-        _ => pool.route(wanted, arrived).map_err(AdmitError::from),
+    if attempt == 0 {
+        return pool.admit(wanted, arrived).await;
+    }
+    match pool.route(wanted, arrived) {
+        Err(why) if why.full > 0 && !pool.passes_through() => pool.admit(wanted, arrived).await,
+        routed => routed.map_err(AdmitError::from),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use larder_routing::EndpointId;
 use parking_lot::Mutex;
 
-use super::{InFlight, Pool};
+use super::{Endpoint, InFlight, Pool};
 use crate::breaker::{self, Breaker};
 use crate::retry;
 
@@ -29,6 +29,10 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn new(settings: breaker::Settings) -> Self {
         Self { breaker: Mutex::new(Breaker::new(settings)), suspect: AtomicBool::new(false) }
+    }
+
+    pub(super) fn set(&self, settings: breaker::Settings) {
+        self.breaker.lock().set(settings);
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -72,6 +76,16 @@ impl Pool {
         all
     }
 
+    /// Those who wait for an endpoint whose breaker opened are placed anew; one whose breaker closed starts slowly.
+    fn avoid(&self, endpoint: &Endpoint, avoided: bool) {
+        self.change(|fleet, now| {
+            fleet.set_avoided(endpoint.id, avoided);
+            if !avoided {
+                fleet.returned(endpoint.id, now);
+            }
+        });
+    }
+
     /// A new request earns its share of the retry budget.
     pub fn earn_retry(&self) {
         self.retries.lock().request();
@@ -90,7 +104,11 @@ impl InFlight {
     pub fn judge(&mut self, good: bool) {
         let probe = std::mem::take(&mut self.probe);
         let (pool, name) = (self.pool.model.as_str(), self.endpoint.name.as_str());
-        match self.endpoint.guard.judge(good, self.pool.origin.elapsed(), probe) {
+        let judged = self.endpoint.guard.judge(good, self.pool.origin.elapsed(), probe);
+        if let Some(opened) = judged {
+            self.pool.avoid(&self.endpoint, opened);
+        }
+        match judged {
             Some(true) => {
                 self.endpoint.metrics.ejections.inc();
                 tracing::warn!(pool, endpoint = name, "endpoint is left alone for a while: it fails");

@@ -131,10 +131,11 @@ impl Pool {
         arrived: Instant,
     ) -> Result<InFlight, NoEndpoint> {
         self.least_loaded(wanted, arrived).ok_or_else(|| {
-            let known = self.endpoints().len();
+            let all = self.endpoints();
+            let (known, excluded) = (all.len(), wanted.exclude.len());
+            let full = all.iter().filter(|e| e.takes_requests() && !e.has_room()).count();
             let example = Some("chosen by load alone".to_owned());
-            let excluded = wanted.exclude.len();
-            NoEndpoint { known, draining: 0, unavailable: known, excluded, example }
+            NoEndpoint { known, draining: 0, unavailable: known - full, excluded, full, example }
         })
     }
 

@@ -6,6 +6,7 @@
 //! late: who is first is asked when the engine is about to be free, and an idle engine steals what it serves
 //! cheaper than those who have it would, waiting included. A free engine never waits for anyone.
 
+use super::room::Room;
 use super::route::{Choice, Prompt};
 use super::{Fleet, Pool};
 use crate::endpoint::Endpoint;
@@ -86,7 +87,7 @@ impl Fleet {
     pub fn submit(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Submitted, SubmitError> {
         self.decide(request, now, |fleet, choice| {
             let chosen = choice.chosen();
-            if fleet.is_free(chosen.slot, now) {
+            if fleet.is_free(chosen.slot, &fleet.room(now), now) {
                 return Ok(Submitted::Go(fleet.go(request, choice)));
             }
             let (held, bytes) = (fleet.holds.len(), fleet.holds.prompt_bytes());
@@ -111,10 +112,14 @@ impl Fleet {
                 return Some((id, result));
             }
         }
-        let ready = self.holds.waited_for().find(|slot| self.can_start(*slot, now));
+        let room = self.room(now);
+        let ready = self.holds.waited_for().find(|slot| self.can_start(*slot, &room, now));
         if let Some(slot) = ready {
             let key = self.first_of(slot, now)?;
             return self.start(key.id, slot, None, now).map(|decision| (key.id, Ok(decision)));
+        }
+        if let Some(placed) = self.relieve(now) {
+            return Some(placed);
         }
         let (id, slot) = self.best_steal(now)?;
         self.stolen += 1;
@@ -155,15 +160,16 @@ impl Fleet {
     }
 
     /// Whether a request that comes now goes to the endpoint at once.
-    fn is_free(&self, slot: u32, now: Now) -> bool {
-        self.holds.is_empty_at(slot) && self.can_start(slot, now)
+    pub(super) fn is_free(&self, slot: u32, room: &Room, now: Now) -> bool {
+        self.holds.is_empty_at(slot) && self.can_start(slot, room, now)
     }
 
-    /// Whether an endpoint is about to need its next request, or is not one to hold requests back for.
-    fn can_start(&self, slot: u32, now: Now) -> bool {
+    /// Whether an endpoint has room, and is about to need its next request or is not one to hold requests back for.
+    fn can_start(&self, slot: u32, room: &Room, now: Now) -> bool {
         let endpoint = self.slots.get(slot as usize).and_then(|slot| slot.endpoint.as_ref());
         endpoint.is_none_or(|endpoint| {
-            !self.may_hold() || !endpoint.foresight.holds() || endpoint.load.wait_s(now) <= LOOK_AHEAD_S
+            let due = || endpoint.load.wait_s(now) <= LOOK_AHEAD_S;
+            self.has_room(endpoint, room) && (!self.may_hold() || !endpoint.foresight.holds() || due())
         })
     }
 
@@ -192,19 +198,13 @@ impl Fleet {
     }
 
     /// Places a request anew whose endpoint went. `None`: it waits for another one now.
-    fn rehome(&mut self, id: HoldId, now: Now) -> Option<Result<Decision, NoEndpoint>> {
+    pub(super) fn rehome(&mut self, id: HoldId, now: Now) -> Option<Result<Decision, NoEndpoint>> {
         let held = self.holds.get(id)?.clone();
-        let decided = self.decide(&held.request(), now, |fleet, choice| {
-            let chosen = choice.chosen();
-            if fleet.is_free(chosen.slot, now) {
-                fleet.holds.remove(id);
-                return Some(held_since(held.arrived, fleet.go(&held.request(), choice), now));
-            }
-            fleet.join(chosen.slot, now);
-            let due = held.arrived.plus(fleet.overtaken_s(&choice.pool, chosen.miss_s));
-            fleet.holds.put(id, chosen.slot, due, chosen.miss_s);
-            None
-        });
+        let exclude: Vec<EndpointId> = held.exclude.iter().copied().chain(self.avoided()).collect();
+        let away = RouteRequest { exclude: &exclude, ..held.request() };
+        let decided = self.place_anew(id, &held, &away, now);
+        // Where all are to be avoided, none is.
+        let decided = decided.or_else(|_| self.place_anew(id, &held, &held.request(), now));
         match decided {
             Ok(went) => went.map(Ok),
             Err(nobody) => {
@@ -214,9 +214,30 @@ impl Fleet {
         }
     }
 
+    /// Sends a held request to what is best among `request`'s endpoints, or puts it into the queue there.
+    fn place_anew(
+        &mut self,
+        id: HoldId,
+        held: &Held,
+        request: &RouteRequest<'_>,
+        now: Now,
+    ) -> Result<Option<Decision>, NoEndpoint> {
+        self.decide(request, now, |fleet, choice| {
+            let chosen = choice.chosen();
+            if fleet.is_free(chosen.slot, &fleet.room(now), now) {
+                fleet.holds.remove(id);
+                return Some(held_since(held.arrived, fleet.go(&held.request(), choice), now));
+            }
+            fleet.join(chosen.slot, now);
+            let due = held.arrived.plus(fleet.overtaken_s(&choice.pool, chosen.miss_s));
+            fleet.holds.put(id, chosen.slot, due, chosen.miss_s);
+            None
+        })
+    }
+
     /// The first in a queue, by what each needs now: a prefix that was evicted meanwhile makes a hit a miss, and it
     /// goes back to where a miss stands.
-    fn first_of(&mut self, slot: u32, now: Now) -> Option<Key> {
+    pub(super) fn first_of(&mut self, slot: u32, now: Now) -> Option<Key> {
         for _ in 0..RECHECKS {
             let key = self.holds.first_at(slot)?;
             let held = self.holds.get(key.id)?;
@@ -272,9 +293,11 @@ impl Fleet {
 
     /// The held request that gains most from going to an idle endpoint, and which.
     fn best_steal(&self, now: Now) -> Option<(HoldId, u32)> {
+        let room = self.room(now);
         let idle: Vec<(u32, f64)> = self
             .endpoints()
-            .filter(|(id, endpoint)| endpoint.state == EndpointState::Available && self.is_free(id.slot, now))
+            .filter(|(_, endpoint)| endpoint.state == EndpointState::Available && !endpoint.avoided)
+            .filter(|(id, _)| self.is_free(id.slot, &room, now))
             .map(|(id, endpoint)| (id.slot, endpoint.load.wait_s(now)))
             .collect();
         if idle.is_empty() {

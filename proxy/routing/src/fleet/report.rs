@@ -10,11 +10,12 @@ impl Fleet {
         let prompt = self.measure(request);
         let mut matched = Vec::new();
         self.index.matches(prompt.chain, &mut matched);
-        let pool = self.pool(now);
+        let (pool, room) = (self.pool(now), self.room(now));
         let candidates = self.endpoints().map(|(id, endpoint)| {
             let terms = self.terms_of(id, endpoint, &pool, &prompt, &matched);
             let refused = match &endpoint.state {
-                EndpointState::Available => request.exclude.contains(&id).then_some(Refused::Excluded),
+                EndpointState::Available if request.exclude.contains(&id) => Some(Refused::Excluded),
+                EndpointState::Available => (!self.has_room(endpoint, &room)).then_some(Refused::NoRoom),
                 state => Some(Refused::State(state.clone())),
             };
             Candidate {

@@ -41,12 +41,13 @@ impl Fleet {
     /// Chooses an endpoint, counts the request as its load and its prompt as about to be in its cache.
     ///
     /// # Errors
-    /// [`NoEndpoint`] when every endpoint is unavailable, draining or excluded; nothing has changed then.
+    /// [`NoEndpoint`] when every endpoint is unavailable, draining, excluded or without room; nothing has changed then.
     pub fn route(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Decision, NoEndpoint> {
-        self.decide(request, now, |fleet, choice| fleet.go(request, choice))
+        self.decide(request, now, |fleet, choice| fleet.go_if_room(request, choice))?
     }
 
-    /// Weighs all candidates, picks one, and hands the choice to `then`.
+    /// Weighs all candidates, picks one, and hands the choice to `then`. Only where nobody has room, those without are
+    /// candidates.
     pub(super) fn decide<T>(
         &mut self,
         request: &RouteRequest<'_>,
@@ -57,13 +58,20 @@ impl Fleet {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.index.matches(prompt.chain, &mut scratch.matched);
         let pool = self.pool(now);
+        let room = self.room(now);
         scratch.terms.clear();
-        scratch.terms.extend(self.endpoints().filter_map(|(id, endpoint)| {
-            let fit = endpoint.state == EndpointState::Available && !request.exclude.contains(&id);
-            fit.then(|| self.terms_of(id, endpoint, &pool, &prompt, &scratch.matched))
-        }));
+        for with_room in [true, false] {
+            scratch.terms.extend(self.endpoints().filter_map(|(id, endpoint)| {
+                let fit = endpoint.state == EndpointState::Available && !request.exclude.contains(&id);
+                let fit = fit && self.has_room(endpoint, &room) == with_room;
+                fit.then(|| self.terms_of(id, endpoint, &pool, &prompt, &scratch.matched))
+            }));
+            if !scratch.terms.is_empty() {
+                break;
+            }
+        }
         let decided = if scratch.terms.is_empty() {
-            Err(self.no_endpoint(request.exclude))
+            Err(self.no_endpoint(request.exclude, now))
         } else {
             let view = View { candidates: &scratch.terms, session: request.session, chain: prompt.chain };
             let pick = self.policy.pick(&view, &mut self.random);
@@ -242,12 +250,15 @@ impl Fleet {
     }
 
     /// Says why nobody can take a request.
-    fn no_endpoint(&self, exclude: &[EndpointId]) -> NoEndpoint {
-        let mut why = NoEndpoint { known: 0, draining: 0, unavailable: 0, excluded: 0, example: None };
+    pub(super) fn no_endpoint(&self, exclude: &[EndpointId], now: Now) -> NoEndpoint {
+        let room = self.room(now);
+        let mut why =
+            NoEndpoint { known: 0, draining: 0, unavailable: 0, excluded: 0, full: 0, example: None };
         for (id, endpoint) in self.endpoints() {
             why.known += 1;
             match &endpoint.state {
-                EndpointState::Available => why.excluded += usize::from(exclude.contains(&id)),
+                EndpointState::Available if exclude.contains(&id) => why.excluded += 1,
+                EndpointState::Available => why.full += usize::from(!self.has_room(endpoint, &room)),
                 EndpointState::Draining => why.draining += 1,
                 EndpointState::Unavailable(reason) => {
                     why.unavailable += 1;

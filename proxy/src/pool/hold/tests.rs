@@ -13,6 +13,7 @@ fn pool() -> Arc<Pool> {
         name: name.to_owned(),
         upstream: Upstream::new(name.to_owned(), Limits { connect: second, first_byte: second, idle: 1 }),
         kv_tokens: None,
+        max_in_flight: None,
         cache_node: None,
     };
     let hashing = HasherSettings::new(Secret::derive(b"test"));
