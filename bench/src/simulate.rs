@@ -105,6 +105,19 @@ pub enum PrefillKind {
     Chunked,
 }
 
+/// What running requests mean to a replica's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// Nothing: a plain LRU, looked up and aged at dispatch (the published simulations)
+    Lru,
+    /// Looked up when a prefill begins; what runs cannot be evicted, and what it leaves ages from its end, as in vLLM;
+    /// but no request waits for memory
+    Pinned,
+    /// The same, and a request waits until its blocks fit beside those that run
+    Admission,
+}
+
 /// Models with physical figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 pub enum Model {

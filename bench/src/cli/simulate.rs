@@ -1,7 +1,7 @@
 //! Options of `simulate`.
 
 use super::{positive, share};
-use crate::simulate::{Link, Model, Name, PrefillKind, View};
+use crate::simulate::{Link, Memory, Model, Name, PrefillKind, View};
 use crate::trace::Format;
 use clap::Args;
 use std::path::PathBuf;
@@ -74,9 +74,12 @@ pub struct SimulateArgs {
     /// How a replica prefills: one request after the other, or in steps that all running requests share
     #[arg(long, default_value = "fcfs")]
     pub prefill: PrefillKind,
-    /// Prefills that share a step (chunked)
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    /// Prefills that share a step (chunked); vLLM and SGLang have one by default
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub partial_prefills: u64,
+    /// What running requests mean to a replica's cache
+    #[arg(long, default_value = "pinned")]
+    pub memory: Memory,
     /// Run the standard points: the published tables' workloads, 1 seed
     #[arg(long, conflicts_with = "full")]
     pub standard: bool,

@@ -4,6 +4,10 @@
 //! closed under prefixes, and the blocks of one request lie next to each other in the recency list. An *extent* is such
 //! a run: consecutive ids along one path, the deepest the least recent. A touch moves a handful of extents instead of
 //! thousands of blocks; the result is that of a list of single blocks (see the tests).
+//!
+//! An engine cannot evict what its running requests use, and what they leave grows old from their end (vLLM's
+//! `KVCacheManager.free`): a pinned extent is in no order, and joins it as the most recent when its last pin goes. A
+//! cache is used by touches or by pins, not by both.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -49,12 +53,16 @@ struct Extent {
     newer: u32,
     /// Less recent.
     older: u32,
+    /// Running requests that use it; not in the order of recency while there are any.
+    pins: u32,
 }
 
 /// See the module.
 pub(crate) struct Cache {
     capacity: u64,
     used: u64,
+    pinned: u64,
+    reserved: u64,
     extents: Vec<Extent>,
     free: Vec<u32>,
     by_first: IdMap<u32, u32>,
@@ -68,6 +76,8 @@ impl Cache {
         Self {
             capacity,
             used: 0,
+            pinned: 0,
+            reserved: 0,
             extents: Vec::new(),
             free: Vec::new(),
             by_first: IdMap::default(),
@@ -126,7 +136,7 @@ impl Cache {
                 extent.len -= taken;
                 self.by_first.insert(first + done + taken, at);
             } else {
-                self.unlink(at);
+                self.remove(at);
             }
             self.used -= u64::from(taken);
             done += taken;
@@ -134,7 +144,13 @@ impl Cache {
     }
 
     fn put_in(&mut self, first: u32, len: u32) {
-        let extent = Extent { first, len, newer: NONE, older: self.newest };
+        let at = self.add(first, len);
+        self.link(at);
+    }
+
+    /// A new extent that is in no order yet.
+    fn add(&mut self, first: u32, len: u32) -> u32 {
+        let extent = Extent { first, len, newer: NONE, older: NONE, pins: 0 };
         let at = match self.free.pop() {
             Some(at) => {
                 self.extents[at as usize] = extent;
@@ -145,13 +161,25 @@ impl Cache {
                 (self.extents.len() - 1) as u32
             }
         };
+        self.by_first.insert(first, at);
+        self.used += u64::from(len);
+        at
+    }
+
+    /// Makes an extent that is in no order the most recent.
+    fn link(&mut self, at: u32) {
+        (self.extents[at as usize].newer, self.extents[at as usize].older) = (NONE, self.newest);
         match self.newest {
             NONE => self.oldest = at,
             newest => self.extents[newest as usize].newer = at,
         }
         self.newest = at;
-        self.by_first.insert(first, at);
-        self.used += u64::from(len);
+    }
+
+    /// Takes an extent out of the order and away.
+    fn remove(&mut self, at: u32) {
+        self.unlink(at);
+        self.free.push(at);
     }
 
     fn unlink(&mut self, at: u32) {
@@ -164,12 +192,135 @@ impl Cache {
             NONE => self.oldest = newer,
             older => self.extents[older as usize].newer = newer,
         }
+    }
+
+    /// Whether a request fits beside those that run, or has the cache to itself.
+    pub(crate) fn admits(&self, chain: &[Span]) -> bool {
+        let running = self.pinned + self.reserved;
+        running == 0 || running + self.unpinned(chain) <= self.capacity
+    }
+
+    /// Blocks of `chain` that no running request uses, held or not.
+    fn unpinned(&self, chain: &[Span]) -> u64 {
+        let mut blocks: u64 = chain.iter().map(|&(_, len)| u64::from(len)).sum();
+        for &(first, len) in chain {
+            let mut done = 0;
+            while done < len {
+                let Some(&at) = self.by_first.get(&(first + done)) else { return blocks };
+                let extent = &self.extents[at as usize];
+                if extent.pins == 0 {
+                    return blocks;
+                }
+                let used = extent.len.min(len - done);
+                blocks -= u64::from(used);
+                done += used;
+            }
+        }
+        blocks
+    }
+
+    /// Keeps room for blocks that are being computed and are nobody's yet.
+    pub(crate) fn reserve(&mut self, blocks: u64) {
+        self.reserved += blocks;
+        self.evict();
+    }
+
+    /// Gives back what was reserved.
+    pub(crate) fn unreserve(&mut self, blocks: u64) {
+        self.reserved -= blocks;
+    }
+
+    /// A running request uses all blocks of `chain`: they are held now, and nothing evicts them before
+    /// [`Cache::unpin`].
+    pub(crate) fn pin(&mut self, chain: &[Span]) {
+        for &(first, len) in chain {
+            let mut path = self.part(first, len);
+            let have: u32 = path.iter().map(|&at| self.extents[at as usize].len).sum();
+            if have < len {
+                let at = self.add(first + have, len - have);
+                self.link(at);
+                path.push(at);
+            }
+            for at in path {
+                if self.extents[at as usize].pins == 0 {
+                    self.unlink(at);
+                    self.pinned += u64::from(self.extents[at as usize].len);
+                }
+                self.extents[at as usize].pins += 1;
+            }
+        }
+        self.evict();
+    }
+
+    /// A request that pinned `chain` has ended: what nobody else uses is the most recent now, its deepest block least.
+    pub(crate) fn unpin(&mut self, chain: &[Span]) {
+        for &(first, len) in chain.iter().rev() {
+            let path = self.part(first, len);
+            // The extent released before, which a shallower one that ends where it begins may join.
+            let mut deeper = NONE;
+            for at in path.into_iter().rev() {
+                self.extents[at as usize].pins -= 1;
+                if self.extents[at as usize].pins > 0 {
+                    deeper = NONE;
+                    continue;
+                }
+                self.pinned -= u64::from(self.extents[at as usize].len);
+                if deeper == NONE {
+                    self.link(at);
+                    deeper = at;
+                } else {
+                    self.join(at, deeper);
+                }
+            }
+        }
+        self.evict();
+    }
+
+    /// Makes an extent that is in no order the front of the most recent one, which continues it.
+    fn join(&mut self, at: u32, deeper: u32) {
+        let (first, len) = (self.extents[at as usize].first, self.extents[at as usize].len);
+        let joined = &mut self.extents[deeper as usize];
+        self.by_first.remove(&joined.first);
+        (joined.first, joined.len) = (first, joined.len + len);
+        self.by_first.insert(first, deeper);
         self.free.push(at);
     }
 
+    /// The extents that hold the blocks of a span, the last one cut where the span ends.
+    fn part(&mut self, first: u32, len: u32) -> Vec<u32> {
+        let (mut path, mut done) = (Vec::new(), 0);
+        while done < len {
+            let Some(&at) = self.by_first.get(&(first + done)) else { break };
+            if self.extents[at as usize].len > len - done {
+                self.cut(at, len - done);
+            }
+            path.push(at);
+            done += self.extents[at as usize].len;
+        }
+        path
+    }
+
+    /// Cuts an extent after `len` blocks. What lies behind is as recent, and evicted before it.
+    fn cut(&mut self, at: u32, len: u32) {
+        let Extent { first, len: whole, older, pins, .. } = self.extents[at as usize];
+        self.extents[at as usize].len = len;
+        self.used -= u64::from(whole - len);
+        let tail = self.add(first + len, whole - len);
+        self.extents[tail as usize].pins = pins;
+        if pins > 0 {
+            return;
+        }
+        (self.extents[tail as usize].newer, self.extents[tail as usize].older) = (at, older);
+        self.extents[at as usize].older = tail;
+        match older {
+            NONE => self.oldest = tail,
+            older => self.extents[older as usize].newer = tail,
+        }
+    }
+
     fn evict(&mut self) {
-        while self.used > self.capacity {
-            let excess = self.used - self.capacity;
+        while self.used + self.reserved > self.capacity && self.oldest != NONE {
+            let excess = self.used + self.reserved - self.capacity;
             let at = self.oldest;
             let extent = &mut self.extents[at as usize];
             if u64::from(extent.len) > excess {
@@ -179,7 +330,7 @@ impl Cache {
                 self.used -= u64::from(extent.len);
                 let first = extent.first;
                 self.by_first.remove(&first);
-                self.unlink(at);
+                self.remove(at);
             }
         }
     }

@@ -1,16 +1,21 @@
 //! The engines: what a request finds in their caches, and when its first token comes.
 //!
-//! Default model: each replica prefills one request after the other in the order of dispatch (FCFS) and computes only
-//! what neither its cache nor the warehouse holds; decode, where modelled, takes GPU time after the prefill, and its
-//! answer takes as long as that of a batch. Since nothing overtakes inside a replica, all times are known at dispatch.
-//! [`chunked`] shares steps instead.
+//! Default model, [`serial`]: each replica prefills one request after the other in the order of dispatch (FCFS) and
+//! computes only what neither its cache nor the warehouse holds; decode, where modelled, takes GPU time after the
+//! prefill, and its answer takes as long as that of a batch. [`chunked`] shares steps instead.
+//!
+//! Memory is vLLM's unless [`Memory`] says otherwise: what is cached is looked up when a prefill begins; blocks of
+//! running requests cannot be evicted; what they leave grows old from their end.
 
 mod chunked;
+mod serial;
 
+use super::Memory;
 use super::cache::{Cache, Span};
 use super::workload::Workload;
-use super::world::{Event, Events};
+use super::world::Events;
 use chunked::Chunked;
+use serial::Serial;
 
 /// Requests that decode together: a request's answer takes so many times its own share of GPU time (26 ms a token of a
 /// 70B model at 2,500 tokens/s).
@@ -47,6 +52,7 @@ pub(crate) struct ClusterSetup {
     /// GPU seconds of one generated token; 0: answers end with their first token.
     pub(crate) decode_s: f64,
     pub(crate) prefill: Prefill,
+    pub(crate) memory: Memory,
     /// All replicas use one cache of `blocks` (a reference, impossible for a router).
     pub(crate) pooled: bool,
     pub(crate) warehouse: Option<WarehouseSetup>,
@@ -78,10 +84,10 @@ pub(crate) struct Load {
 }
 
 struct Replica {
-    busy_until: f64,
     load: Load,
     uncached: u64,
     gpu_s: f64,
+    serial: Serial,
     chunked: Chunked,
 }
 
@@ -93,15 +99,17 @@ pub(crate) struct Cluster {
     warehouse: Option<Cache>,
     link_free: Vec<f64>,
     served: Vec<Served>,
+    /// Blocks that running requests found, by job (chunked).
+    found: Vec<u32>,
 }
 
 impl Cluster {
     pub(crate) fn new(setup: ClusterSetup, jobs: usize) -> Self {
         let replica = |_| Replica {
-            busy_until: 0.0,
             load: Load::default(),
             uncached: 0,
             gpu_s: 0.0,
+            serial: Serial::default(),
             chunked: Chunked::default(),
         };
         let caches = if setup.pooled { 1 } else { setup.replicas };
@@ -113,6 +121,7 @@ impl Cluster {
             warehouse: setup.warehouse.map(|warehouse| Cache::new(warehouse.blocks)),
             link_free: vec![0.0; links],
             served: vec![Served::default(); jobs],
+            found: vec![0; jobs],
             setup,
         }
     }
@@ -133,7 +142,7 @@ impl Cluster {
     /// Seconds of work ahead of a new request.
     pub(crate) fn backlog_s(&self, replica: usize, now: f64) -> f64 {
         match self.setup.prefill {
-            Prefill::Fcfs => (self.replicas[replica].busy_until - now).max(0.0),
+            Prefill::Fcfs => self.replicas[replica].serial.backlog_s(now),
             Prefill::Chunked { .. } => self.replicas[replica].chunked.backlog() / self.setup.rate,
         }
     }
@@ -159,45 +168,56 @@ impl Cluster {
         load.in_flight += 1;
         load.in_flight_blocks += blocks;
         load.owed += 1;
+        let local = work.saved(job, self.held(to, work.chain(job)));
+        let expected = work.jobs[job as usize].tokens - local;
+        self.served[job as usize] = Served { replica: to as u32, local, fetched: 0, uncached: expected };
+        self.replicas[to].load.owed_tokens += expected;
         match self.setup.prefill {
-            Prefill::Fcfs => self.serve(work, job, to, now, events),
-            Prefill::Chunked { .. } => self.enqueue(work, job, to, now, events),
+            Prefill::Fcfs => self.wait_in_line(work, job, to, now, events),
+            Prefill::Chunked { .. } => self.wait_for_batch(work, job, to, now, events),
         }
-        let owed = self.served[job as usize].uncached;
-        self.replicas[to].load.owed_tokens += owed;
     }
 
-    fn serve(&mut self, work: &Workload, job: u32, to: usize, now: f64, events: &mut Events) {
-        let chain = work.chain(job);
-        let tokens = work.jobs[job as usize].tokens;
-        let local = work.saved(job, self.held(to, chain));
-        let (fetched, there_at) = self.fetch(work, job, local, to, now);
-        let uncached = tokens - local - fetched;
-        let prefill_s = uncached as f64 / self.setup.rate;
-        let decode_s = work.jobs[job as usize].output as f64 * self.setup.decode_s;
-        let replica = &mut self.replicas[to];
-        let first = replica.busy_until.max(now).max(there_at) + prefill_s;
-        replica.busy_until = first + decode_s;
-        replica.uncached += uncached;
-        replica.gpu_s += prefill_s + decode_s;
-        self.served[job as usize] = Served { replica: to as u32, local, fetched, uncached };
-        // In the order of dispatch, which is the order of service.
-        let cache = to % self.caches.len();
-        self.caches[cache].touch(chain);
-        events.push(first, Event::FirstToken(job));
-        events.push(first + decode_s * DECODE_BATCH, Event::End(job));
+    /// A replica is done with its step, or with the prefill and decode at hand.
+    pub(crate) fn step(&mut self, work: &Workload, at: usize, now: f64, events: &mut Events) {
+        match self.setup.prefill {
+            Prefill::Fcfs => self.next_in_line(work, at, now, events),
+            Prefill::Chunked { .. } => self.end_step(work, at, now, events),
+        }
     }
 
-    /// Tokens that the warehouse adds to `local`, and when they are there. Links serve first come, first served.
-    fn fetch(&mut self, work: &Workload, job: u32, local: u64, to: usize, now: f64) -> (u64, f64) {
-        let (Some(setup), Some(warehouse)) = (self.setup.warehouse, &self.warehouse) else { return (0, now) };
-        let more = work.saved(job, warehouse.held(work.chain(job))).saturating_sub(local);
-        if more == 0 || setup.seconds_per_token >= 1.0 / self.setup.rate {
-            return (0, now);
+    /// What is found and what is to be computed is known: the request begins to run.
+    fn begin(&mut self, job: u32, served: Served) {
+        let expected = self.served[job as usize].uncached;
+        let replica = &mut self.replicas[served.replica as usize];
+        replica.load.owed_tokens = replica.load.owed_tokens + served.uncached - expected;
+        replica.uncached += served.uncached;
+        replica.gpu_s += served.uncached as f64 / self.setup.rate;
+        self.served[job as usize] = served;
+    }
+
+    fn cache(&mut self, replica: usize) -> &mut Cache {
+        let count = self.caches.len();
+        &mut self.caches[replica % count]
+    }
+
+    /// Whether a request may begin as far as memory goes.
+    fn fits(&self, replica: usize, chain: &[Span]) -> bool {
+        self.setup.memory != Memory::Admission || self.caches[replica % self.caches.len()].admits(chain)
+    }
+
+    /// A running request uses `chain`, until [`Cluster::let_go`].
+    fn hold(&mut self, replica: usize, chain: &[Span]) {
+        match self.setup.memory {
+            Memory::Lru => self.cache(replica).touch(chain),
+            Memory::Pinned | Memory::Admission => self.cache(replica).pin(chain),
         }
-        let link = to % self.link_free.len();
-        self.link_free[link] = self.link_free[link].max(now) + more as f64 * setup.seconds_per_token;
-        (more, self.link_free[link])
+    }
+
+    fn let_go(&mut self, replica: usize, chain: &[Span]) {
+        if self.setup.memory != Memory::Lru {
+            self.cache(replica).unpin(chain);
+        }
     }
 
     /// Its prefill is over; the warehouse is written through.
@@ -211,10 +231,19 @@ impl Cluster {
         }
     }
 
-    /// Its answer is complete.
-    pub(crate) fn end(&mut self, work: &Workload, job: u32) {
-        let load = &mut self.replicas[self.served[job as usize].replica as usize].load;
+    /// Its answer is complete: its blocks may be evicted, which may be what others wait for.
+    pub(crate) fn end(&mut self, work: &Workload, job: u32, now: f64, events: &mut Events) {
+        let at = self.served[job as usize].replica as usize;
+        let load = &mut self.replicas[at].load;
         load.in_flight -= 1;
         load.in_flight_blocks -= u64::from(work.jobs[job as usize].blocks);
+        self.let_go(at, work.chain(job));
+        let all = 0..self.replicas.len();
+        for at in if self.setup.pooled { all } else { at..at + 1 } {
+            match self.setup.prefill {
+                Prefill::Fcfs => self.try_next(work, at, now, events),
+                Prefill::Chunked { .. } => self.try_step(work, at, now, events),
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::cluster::{ClusterSetup, Prefill, WarehouseSetup};
 use super::router::RouterSetup;
 use super::workload::Workload;
 use super::world::{self, Outcome, Setup};
-use super::{Link, Model, Name, PrefillKind, View};
+use super::{Link, Memory, Model, Name, PrefillKind, View};
 use crate::cli::SimulateArgs;
 use crate::error::Error;
 use crate::measure::{imbalance, percentile};
@@ -69,6 +69,7 @@ pub(crate) struct Spec {
     pub(crate) decode_s: Option<f64>,
     pub(crate) prefill: PrefillKind,
     pub(crate) partial: usize,
+    pub(crate) memory: Memory,
 }
 
 impl Spec {
@@ -102,6 +103,7 @@ impl Spec {
             decode_s: args.decode_s,
             prefill: args.prefill,
             partial: args.partial_prefills as usize,
+            memory: args.memory,
         })
     }
 
@@ -187,6 +189,7 @@ impl Spec {
             rate,
             decode_s: self.decode_s.or(self.model.map(|model| model.physical().decode_s)).unwrap_or(0.0),
             prefill,
+            memory: self.memory,
             pooled: matches!(policy, Name::PooledLru | Name::Infinite),
             warehouse,
         };

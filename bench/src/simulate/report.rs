@@ -1,7 +1,7 @@
 //! Results of `simulate` for people (a table) and for programs (JSON).
 
 use super::point::Point;
-use super::{Link, PrefillKind};
+use super::{Link, Memory, PrefillKind};
 use crate::cli::SimulateArgs;
 use crate::error::Error;
 use std::path::Path;
@@ -12,6 +12,7 @@ struct Settings {
     hold_limit_s: f64,
     prefill: PrefillKind,
     partial_prefills: Option<u64>,
+    memory: Memory,
     link: Link,
     from_s: f64,
 }
@@ -31,6 +32,7 @@ pub fn write_json(path: &Path, args: &SimulateArgs, points: &[Point]) -> Result<
         hold_limit_s: args.hold_limit,
         prefill: args.prefill,
         partial_prefills: (args.prefill == PrefillKind::Chunked).then_some(args.partial_prefills),
+        memory: args.memory,
         link: args.link,
         from_s: args.from_s,
     };

@@ -90,6 +90,7 @@ fn base(args: &SimulateArgs, work: usize) -> Spec {
         decode_s: None,
         prefill: args.prefill,
         partial: args.partial_prefills as usize,
+        memory: args.memory,
     }
 }
 

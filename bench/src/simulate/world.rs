@@ -173,7 +173,7 @@ impl World<'_> {
                 self.drain(now);
             }
             Event::End(job) => {
-                self.cluster.end(self.work, job);
+                self.cluster.end(self.work, job, now, &mut self.events);
                 let scene = Scene { work: self.work, cluster: &self.cluster };
                 self.router.finish(job, self.cluster.served(job), scene, now);
                 self.drain(now);

@@ -7,6 +7,7 @@ struct Naive {
     capacity: usize,
     clock: u64,
     used: BTreeMap<u32, u64>,
+    pins: BTreeMap<u32, u32>,
 }
 
 impl Naive {
@@ -21,6 +22,33 @@ impl Naive {
             if self.used.len() > self.capacity {
                 let oldest = self.used.iter().min_by_key(|(_, clock)| **clock).map(|(block, _)| *block);
                 self.used.remove(&oldest.expect("it is over capacity"));
+            }
+        }
+    }
+
+    fn evict(&mut self, reserved: usize) {
+        while self.used.len() + reserved > self.capacity {
+            let free = self.used.iter().filter(|(block, _)| !self.pins.contains_key(block));
+            let Some((&oldest, _)) = free.min_by_key(|(_, clock)| **clock) else { return };
+            self.used.remove(&oldest);
+        }
+    }
+
+    fn pin(&mut self, chain: &[Span]) {
+        for block in blocks(chain) {
+            self.used.entry(block).or_insert(0);
+            *self.pins.entry(block).or_insert(0) += 1;
+        }
+    }
+
+    fn unpin(&mut self, chain: &[Span]) {
+        for block in blocks(chain).into_iter().rev() {
+            let pins = self.pins.get_mut(&block).expect("it was pinned");
+            *pins -= 1;
+            if *pins == 0 {
+                self.pins.remove(&block);
+                self.clock += 1;
+                self.used.insert(block, self.clock);
             }
         }
     }
@@ -58,7 +86,7 @@ proptest! {
     ) {
         let chains = chains(&choices);
         let mut cache = Cache::new(capacity as u64);
-        let mut naive = Naive { capacity, clock: 0, used: BTreeMap::new() };
+        let mut naive = Naive { capacity, clock: 0, used: BTreeMap::new(), pins: BTreeMap::new() };
         for touch in &touches {
             let chain = touch.get(&chains);
             prop_assert_eq!(cache.held(chain), naive.held(chain));
@@ -67,6 +95,52 @@ proptest! {
             prop_assert_eq!(cache.used(), naive.used.len() as u64);
             for chain in &chains {
                 prop_assert_eq!(cache.held(chain), naive.held(chain));
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn pinned_extents_are_the_list_of_single_blocks(
+        choices in prop::collection::vec((any::<u8>(), 0_u8..40, 0_u8..20), 1..30),
+        steps in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..6), 1..120),
+        capacity in 0_usize..120,
+    ) {
+        let chains = chains(&choices);
+        let mut cache = Cache::new(capacity as u64);
+        let mut naive = Naive { capacity, clock: 0, used: BTreeMap::new(), pins: BTreeMap::new() };
+        let (mut running, mut reserved): (Vec<&Vec<Span>>, usize) = (Vec::new(), 0);
+        for (chain, kind) in &steps {
+            match kind {
+                0..=2 => {
+                    let chain = chain.get(&chains);
+                    cache.pin(chain);
+                    naive.pin(chain);
+                    running.push(chain);
+                }
+                3 | 4 if !running.is_empty() => {
+                    let chain = running.swap_remove(chain.index(running.len()));
+                    cache.unpin(chain);
+                    naive.unpin(chain);
+                }
+                _ if reserved > 0 => {
+                    cache.unreserve(reserved as u64);
+                    reserved = 0;
+                }
+                _ => {
+                    reserved = 7;
+                    cache.reserve(7);
+                }
+            }
+            naive.evict(reserved);
+            prop_assert_eq!(cache.used(), naive.used.len() as u64);
+            prop_assert_eq!(cache.pinned, naive.pins.len() as u64);
+            for chain in &chains {
+                prop_assert_eq!(cache.held(chain), naive.held(chain));
+                let free = blocks(chain).iter().filter(|block| !naive.pins.contains_key(block)).count();
+                let fits = naive.pins.len() + reserved == 0 || naive.pins.len() + reserved + free <= capacity;
+                prop_assert_eq!(cache.admits(chain), fits);
             }
         }
     }

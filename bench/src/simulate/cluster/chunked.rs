@@ -5,6 +5,7 @@
 //! tokens. Blocks enter the cache when their prefill is complete.
 
 use super::{Cluster, DECODE_BATCH, Prefill, Served};
+use crate::simulate::Memory;
 use crate::simulate::workload::{Workload, leading};
 use crate::simulate::world::{Event, Events};
 use std::collections::VecDeque;
@@ -55,19 +56,28 @@ impl Chunked {
 }
 
 impl Cluster {
-    pub(super) fn enqueue(&mut self, work: &Workload, job: u32, to: usize, now: f64, events: &mut Events) {
-        let local = work.saved(job, self.held(to, work.chain(job)));
-        let uncached = work.jobs[job as usize].tokens - local;
-        self.served[job as usize] = Served { replica: to as u32, local, fetched: 0, uncached };
-        let batch = &mut self.replicas[to].chunked;
-        batch.waiting.push_back((job, uncached));
-        if !batch.stepping {
-            self.begin_step(work, to, now, events);
+    pub(super) fn wait_for_batch(
+        &mut self,
+        work: &Workload,
+        job: u32,
+        to: usize,
+        now: f64,
+        events: &mut Events,
+    ) {
+        let expected = self.served[job as usize].uncached;
+        self.replicas[to].chunked.waiting.push_back((job, expected));
+        self.try_step(work, to, now, events);
+    }
+
+    /// Begins a step if none is under way.
+    pub(super) fn try_step(&mut self, work: &Workload, at: usize, now: f64, events: &mut Events) {
+        if !self.replicas[at].chunked.stepping {
+            self.begin_step(work, at, now, events);
         }
     }
 
     /// The current step of a replica is over.
-    pub(crate) fn step(&mut self, work: &Workload, at: usize, now: f64, events: &mut Events) {
+    pub(super) fn end_step(&mut self, work: &Workload, at: usize, now: f64, events: &mut Events) {
         let batch = &mut self.replicas[at].chunked;
         batch.running.iter_mut().for_each(|part| part.left -= part.given);
         let ready = |part: &Part| part.left <= ROUNDING;
@@ -79,8 +89,7 @@ impl Cluster {
                 events.push(now.max(earliest), Event::End(part.job));
                 continue;
             }
-            let cache = at % self.caches.len();
-            self.caches[cache].touch(work.chain(part.job));
+            self.computed(work, part.job, at);
             events.push(now, Event::FirstToken(part.job));
             let decode_s = work.jobs[part.job as usize].output as f64 * self.setup.decode_s;
             if decode_s > 0.0 {
@@ -98,8 +107,12 @@ impl Cluster {
     fn begin_step(&mut self, work: &Workload, at: usize, now: f64, events: &mut Events) {
         let Prefill::Chunked { step_s, partial } = self.setup.prefill else { return };
         while self.replicas[at].chunked.prefills() < partial {
-            let Some((job, expected)) = self.replicas[at].chunked.waiting.pop_front() else { break };
-            self.admit(work, job, expected, at);
+            let Some(&(job, _)) = self.replicas[at].chunked.waiting.front() else { break };
+            if !self.fits(at, work.chain(job)) {
+                break;
+            }
+            self.replicas[at].chunked.waiting.pop_front();
+            self.admit(work, job, at);
         }
         let batch = &mut self.replicas[at].chunked;
         batch.stepping = !batch.running.is_empty();
@@ -110,18 +123,30 @@ impl Cluster {
     }
 
     /// What is cached counts when a request begins to run, not when it came.
-    fn admit(&mut self, work: &Workload, job: u32, expected: u64, at: usize) {
+    fn admit(&mut self, work: &Workload, job: u32, at: usize) {
         let chain = work.chain(job);
         let held = self.held(at, chain);
-        let cache = at % self.caches.len();
-        self.caches[cache].touch(&leading(chain, held));
+        let blocks = u64::from(work.jobs[job as usize].blocks);
+        self.hold(at, &leading(chain, held));
+        if self.setup.memory != Memory::Lru {
+            self.cache(at).reserve(blocks - held);
+        }
+        self.found[job as usize] = held as u32;
         let local = work.saved(job, held);
         let uncached = work.jobs[job as usize].tokens - local;
-        self.served[job as usize] = Served { replica: at as u32, local, fetched: 0, uncached };
-        let replica = &mut self.replicas[at];
-        replica.load.owed_tokens = replica.load.owed_tokens + uncached - expected;
-        replica.uncached += uncached;
-        replica.gpu_s += uncached as f64 / self.setup.rate;
-        replica.chunked.running.push(Part { job, left: uncached as f64, given: 0.0, decode: None });
+        self.begin(job, Served { replica: at as u32, local, fetched: 0, uncached });
+        let part = Part { job, left: uncached as f64, given: 0.0, decode: None };
+        self.replicas[at].chunked.running.push(part);
+    }
+
+    /// Its prefill is complete: its blocks can be found by others.
+    fn computed(&mut self, work: &Workload, job: u32, at: usize) {
+        let held = u64::from(self.found[job as usize]);
+        let (chain, blocks) = (work.chain(job), u64::from(work.jobs[job as usize].blocks));
+        if self.setup.memory != Memory::Lru {
+            self.cache(at).unreserve(blocks - held);
+        }
+        self.hold(at, chain);
+        self.let_go(at, &leading(chain, held));
     }
 }

@@ -20,6 +20,7 @@ fn spec() -> Spec {
         utilization: 0.6,
         decode_s: None,
         prefill: PrefillKind::Fcfs,
+        memory: Memory::Pinned,
         partial: 4,
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::simulate::cluster::{Prefill, WarehouseSetup};
 use crate::simulate::workload::tests::{request, trace};
-use crate::simulate::{Name, View};
+use crate::simulate::{Memory, Name, View};
 use clap::ValueEnum;
 
 /// 10 tokens a block, 10 tokens a second: a block is a second.
@@ -13,6 +13,7 @@ fn setup(policy: Name, replicas: usize, blocks: u64) -> Setup {
             rate: 10.0,
             decode_s: 0.0,
             prefill: Prefill::Fcfs,
+            memory: Memory::Pinned,
             pooled: false,
             warehouse: None,
         },
@@ -89,6 +90,7 @@ fn golden_decode_and_warehouse() {
     let work = open(&[(0.0, &[(0, 4)]), (0.0, &[(10, 4)]), (50.0, &[(0, 4)]), (50.0, &[(0, 4)])]);
     let mut setup = setup(Name::RoundRobin, 1, 4);
     setup.cluster.decode_s = 2.0;
+    setup.cluster.memory = Memory::Lru;
     setup.cluster.warehouse = Some(WarehouseSetup { blocks: 100, seconds_per_token: 0.01, shared: false });
     let outcome = run(&work, setup).unwrap();
     // 4.5 s; 2 s of decode and 4.5 s behind it; 0.4 s of fetch and 0.5 s for the last tokens; 2 s of decode and 0.5 s.
@@ -99,6 +101,27 @@ fn golden_decode_and_warehouse() {
     // A link slower than the prefill is not used.
     setup.cluster.warehouse = Some(WarehouseSetup { blocks: 100, seconds_per_token: 0.2, shared: false });
     assert_eq!(run(&work, setup).unwrap().fetched, 0);
+}
+
+/// Prompts of 4 blocks on a cache of 6; an answer runs for 128 s after its prefill and 2 s of GPU. 0 s: A, first token
+/// at 4.5 s. 10 s: B, to 14.5 s. 30 s: A again while both run. 400 s: all have ended, B first, and C takes its last two
+/// blocks. 600 s: B again.
+#[test]
+fn golden_memory() {
+    let requests: [(f64, &[(u64, u64)]); 5] =
+        [(0.0, &[(0, 4)]), (10.0, &[(10, 4)]), (30.0, &[(0, 4)]), (400.0, &[(20, 2)]), (600.0, &[(10, 4)])];
+    let with = |memory| {
+        let mut setup = setup(Name::RoundRobin, 1, 6);
+        setup.cluster.decode_s = 2.0;
+        setup.cluster.memory = memory;
+        run(&open(&requests), setup).unwrap().ttfts
+    };
+    // Nothing pinned: B leaves 2 blocks of A, A again leaves 2 of B, C takes them.
+    close(&with(Memory::Lru), &[2.5, 2.5, 4.5, 4.5, 4.5]);
+    // All of A is there as long as it runs; B's end is earlier than the second A's, so that C takes B's.
+    close(&with(Memory::Pinned), &[0.5, 2.5, 4.5, 4.5, 4.5]);
+    // B waits until A has ended at 132.5 s, and the second A behind it until B has at 265 s and finds 2 blocks.
+    close(&with(Memory::Admission), &[2.5, 4.5, 4.5, 127.0, 237.5]);
 }
 
 /// A closed loop of 40 sessions with 6 turns each.
