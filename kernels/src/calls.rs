@@ -14,6 +14,35 @@ use cudarc::driver::sys::{CUipcEventHandle, CUipcMemHandle};
 use crate::error::GpuError;
 use crate::virtual_memory::{Access, Properties};
 
+/// `cuMemcpyBatchAsync` as CUDA 12.8 made it; CUDA 13 has another with one argument less, so it is asked for by version.
+/// <https://docs.nvidia.com/cuda/archive/12.8.0/cuda-driver-api/group__CUDA__MEM.html>
+type Batch = unsafe extern "C" fn(
+    *mut CUdeviceptr,
+    *mut CUdeviceptr,
+    *mut usize,
+    usize,
+    *mut CopyAttributes,
+    *mut usize,
+    usize,
+    *mut usize,
+    CUstream,
+) -> c_uint;
+
+/// The version of CUDA whose batch copy is asked for.
+const BATCH_VERSION: c_int = 12_080;
+
+/// `CUmemcpyAttributes`: in the stream's order, without a hint of where memory is.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct CopyAttributes {
+    order: c_uint,
+    hints: [[c_int; 2]; 2],
+    flags: c_uint,
+}
+
+/// `CU_MEMCPY_SRC_ACCESS_ORDER_STREAM`: the sources stay as they are until the stream has done the copies.
+const IN_STREAM_ORDER: c_uint = 1;
+
 macro_rules! calls {
     ($($name:ident($($argument:ident: $kind:ty),*);)*) => {
         /// The functions, by the driver's names.
@@ -21,6 +50,8 @@ macro_rules! calls {
         pub(crate) struct Calls {
             $($name: unsafe extern "C" fn($($kind),*) -> c_uint,)*
             cuGetErrorName: unsafe extern "C" fn(c_uint, *mut *const c_char) -> c_uint,
+            /// Not in every driver.
+            batch: Option<Batch>,
         }
 
         impl Calls {
@@ -45,6 +76,7 @@ macro_rules! calls {
                         let found = unsafe { library.get(b"cuGetErrorName\0") };
                         *found.map_err(|_| "cuGetErrorName")?
                     },
+                    batch: None,
                 })
             }
 
@@ -72,6 +104,7 @@ calls! {
     cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuCtxSetCurrent(context: CUcontext);
+    cuCtxGetStreamPriorityRange(low: *mut c_int, high: *mut c_int);
     cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
     cuStreamDestroy_v2(stream: CUstream);
     cuStreamSynchronize(stream: CUstream);
@@ -112,6 +145,52 @@ calls! {
 }
 
 impl Calls {
+    /// Looks for what not every driver has; a driver that lacks it, or fails at being asked, has nothing.
+    ///
+    /// # Safety
+    /// As [`Calls::find`]; and cuInit has succeeded.
+    pub(crate) unsafe fn find_optional(&mut self) {
+        type Find = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_uint) -> c_uint;
+        // SAFETY: the library is there (the caller's promise); the signature is the documentation's, since CUDA 12.0.
+        let Ok(find) = (unsafe { sys::culib().get::<Find>(b"cuGetProcAddress_v2\0") }) else { return };
+        let (mut found, mut status) = (std::ptr::null_mut(), 0);
+        // SAFETY: reads a name with an end, writes a pointer and a number.
+        let code = unsafe { find(c"cuMemcpyBatchAsync".as_ptr(), &mut found, BATCH_VERSION, 0, &mut status) };
+        if code == 0 && status == 0 && !found.is_null() {
+            // SAFETY: the driver's function of this name and version has this signature.
+            self.batch = Some(unsafe { std::mem::transmute::<*mut c_void, Batch>(found) });
+        }
+    }
+
+    /// Whether copies can be given in one call.
+    pub(crate) fn has_batch(&self) -> bool {
+        self.batch.is_some()
+    }
+
+    /// Copies each of `from` to the same place of `to`, in no order among themselves.
+    ///
+    /// # Safety
+    /// All ranges stay valid until the stream has done them; they do not overlap.
+    pub(crate) unsafe fn copy_batch(
+        &self,
+        (to, from): (&mut [CUdeviceptr], &mut [CUdeviceptr]),
+        bytes: &mut [usize],
+        stream: CUstream,
+    ) -> Result<(), GpuError> {
+        assert!(to.len() == bytes.len() && from.len() == bytes.len(), "a source and a target for each");
+        let Some(batch) = self.batch else {
+            return Err(GpuError::refused("cuMemcpyBatchAsync", "this driver has none".to_owned()));
+        };
+        let mut attributes = CopyAttributes { order: IN_STREAM_ORDER, ..CopyAttributes::default() };
+        let (mut first, mut failed) = (0, 0);
+        let (to, from, sizes) = (to.as_mut_ptr(), from.as_mut_ptr(), bytes.as_mut_ptr());
+        // SAFETY: the caller's promise for the ranges; three arrays of one length, one description for all from 0 on.
+        let code = unsafe {
+            batch(to, from, sizes, bytes.len(), &mut attributes, &mut first, 1, &mut failed, stream)
+        };
+        self.checked("cuMemcpyBatchAsync", code)
+    }
+
     fn checked(&self, call: &'static str, code: c_uint) -> Result<(), GpuError> {
         if code == 0 {
             return Ok(());

@@ -69,6 +69,14 @@ impl Device {
         Ok(String::from_utf8_lossy(&name[..end]).into_owned())
     }
 
+    /// The lowest and the highest priority of streams; a higher one is a smaller number.
+    pub(crate) fn priorities(&self) -> Result<(i32, i32), GpuError> {
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: writes two ints.
+        unsafe { self.calls()?.cuCtxGetStreamPriorityRange(&mut low, &mut high) }?;
+        Ok((low, high))
+    }
+
     /// The driver's number of it, in this process only.
     pub(crate) fn number(&self) -> CUdevice {
         self.0.number

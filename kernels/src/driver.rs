@@ -76,9 +76,11 @@ impl Driver {
             return Err(NoGpu::NoDriver);
         }
         // SAFETY: it is present, said the line above.
-        let calls = unsafe { Calls::find() }.map_err(|function| NoGpu::TooOld { function })?;
+        let mut calls = unsafe { Calls::find() }.map_err(|function| NoGpu::TooOld { function })?;
         // SAFETY: 0 is the only flag there is.
         unsafe { calls.cuInit(0) }?;
+        // SAFETY: as above, and cuInit has succeeded.
+        unsafe { calls.find_optional() };
         let mut version = 0;
         // SAFETY: writes one int.
         unsafe { calls.cuDriverGetVersion(&mut version) }?;
@@ -88,6 +90,11 @@ impl Driver {
     /// The newest CUDA version that the driver knows, as 1000 x major + 10 x minor.
     pub fn version(&self) -> i32 {
         self.version
+    }
+
+    /// Whether it can take many copies in one call. Where it cannot, each is a call of its own.
+    pub fn has_batch_copies(&self) -> bool {
+        self.calls.has_batch()
     }
 
     /// The UUIDs of the devices that this process may see, in its own order.

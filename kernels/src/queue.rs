@@ -86,7 +86,7 @@ impl<T> Queue<T> {
     /// The next transfer to begin, if one may now. It counts as on its way until [`Queue::ended`] is told of it. One
     /// that does not fit goes all the same where it would wait for ever: a load when no other is on its way, a store
     /// when nothing is.
-    pub fn next(&mut self) -> Option<(Kind, u64, T)> {
+    pub fn begin(&mut self) -> Option<(Kind, u64, T)> {
         let on_its_way = self.depth.loading_bytes.saturating_add(self.depth.storing_bytes);
         if let Some((bytes, _)) = self.loads.front() {
             let fits = on_its_way.saturating_add(*bytes) <= self.limits.bytes_max;

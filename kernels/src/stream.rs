@@ -10,7 +10,10 @@ use cudarc::driver::sys::CUstream;
 use crate::device::Device;
 use crate::error::GpuError;
 use crate::event::Event;
+use crate::imported::ImportedKv;
 use crate::memory::{LandingSlab, PinnedRegion, within};
+use crate::plan::Run;
+use crate::queue::Kind;
 
 /// `CU_STREAM_NON_BLOCKING`: never waits for the default stream of others in the process.
 const NON_BLOCKING: u32 = 1;
@@ -101,6 +104,43 @@ impl CopyStream {
                 self.stream,
             )
         }
+    }
+
+    /// Copies each run between a chunk at `at` of host memory and the engine's pages; `batch`: in one call, where the
+    /// driver can. All of it is kept by the ticket.
+    pub(crate) fn copy_runs(
+        &self,
+        kind: Kind,
+        (host, at): (&Arc<PinnedRegion>, usize),
+        kv: &Arc<ImportedKv>,
+        (runs, batch): (&[Run], bool),
+    ) -> Result<(), GpuError> {
+        let calls = self.device.calls()?;
+        let (mut places, mut pages, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+        for Run { cache, chunk, bytes } in runs.iter().copied() {
+            let (from, size) = (at.saturating_add(chunk as usize), bytes as usize);
+            within("copy_runs", from, size, host.bytes())?;
+            places.push((host.address() + from) as u64);
+            pages.push(kv.address(cache, bytes)?);
+            sizes.push(size);
+        }
+        if batch && calls.has_batch() && !runs.is_empty() {
+            let (to, from) =
+                if kind == Kind::Load { (&mut pages, &mut places) } else { (&mut places, &mut pages) };
+            // SAFETY: each range is inside its memory, which the ticket keeps until the copies are done; runs of a
+            // plan do not overlap.
+            return unsafe { calls.copy_batch((to, from), &mut sizes, self.stream) };
+        }
+        for ((place, page), size) in places.into_iter().zip(pages).zip(sizes) {
+            // SAFETY: as above.
+            unsafe {
+                match kind {
+                    Kind::Load => calls.cuMemcpyHtoDAsync_v2(page, place as *const c_void, size, self.stream),
+                    Kind::Store => calls.cuMemcpyDtoHAsync_v2(place as *mut c_void, page, size, self.stream),
+                }
+            }?;
+        }
+        Ok(())
     }
 }
 

@@ -7,13 +7,15 @@ use crate::event::Event;
 use crate::imported::ImportedKv;
 use crate::kernels::{Direction, Kernels, Slot};
 use crate::memory::{LandingSlab, PinnedRegion};
+use crate::plan::Run;
+use crate::queue::Kind;
 use crate::stream::CopyStream;
 
 /// What a transfer uses, none of which may be freed under it.
 #[derive(Debug)]
 struct Held {
     stream: Arc<CopyStream>,
-    _slab: Arc<LandingSlab>,
+    _slab: Option<Arc<LandingSlab>>,
     _host: Option<Arc<PinnedRegion>>,
     _kv: Option<Arc<ImportedKv>>,
     slot: Slot,
@@ -41,7 +43,7 @@ impl Ticket {
         kv: &Arc<ImportedKv>,
         (blocks, first): (&[u32], u32),
     ) -> Result<Self, GpuError> {
-        let held = Held::new(kernels, stream, slab, Some(host), Some(kv))?;
+        let held = Held::new(kernels, stream, Some(slab), Some(host), Some(kv))?;
         let bytes = kv.layout().chunk_bytes() as usize;
         Self::start(held, |held| {
             stream.copy_in((slab, at), (host, from), bytes)?;
@@ -61,11 +63,59 @@ impl Ticket {
         (slab, at): (&Arc<LandingSlab>, usize),
         (host, to): (&Arc<PinnedRegion>, usize),
     ) -> Result<Self, GpuError> {
-        let held = Held::new(kernels, stream, slab, Some(host), Some(kv))?;
+        let held = Held::new(kernels, stream, Some(slab), Some(host), Some(kv))?;
         let bytes = kv.layout().chunk_bytes() as usize;
         Self::start(held, |held| {
             kernels.pages(Direction::Gather, stream, (slab, at), kv, (&held.slot, blocks, first))?;
             stream.copy_out((host, to), (slab, at), bytes)
+        })
+    }
+
+    /// Host to engine without a slab: a copy for each run of the chunk at `host`; in one call where `batch` asks for it
+    /// and the driver can.
+    ///
+    /// # Errors
+    /// As [`Ticket::load`].
+    pub fn load_runs(
+        kernels: &Arc<Kernels>,
+        stream: &Arc<CopyStream>,
+        host: (&Arc<PinnedRegion>, usize),
+        kv: &Arc<ImportedKv>,
+        runs: (&[Run], bool),
+    ) -> Result<Self, GpuError> {
+        let held = Held::new(kernels, stream, None, Some(host.0), Some(kv))?;
+        Self::start(held, |_| stream.copy_runs(Kind::Load, host, kv, runs))
+    }
+
+    /// Engine to host without a slab, as above.
+    ///
+    /// # Errors
+    /// As [`Ticket::load`].
+    pub fn store_runs(
+        kernels: &Arc<Kernels>,
+        stream: &Arc<CopyStream>,
+        kv: &Arc<ImportedKv>,
+        runs: (&[Run], bool),
+        host: (&Arc<PinnedRegion>, usize),
+    ) -> Result<Self, GpuError> {
+        let held = Held::new(kernels, stream, None, Some(host.0), Some(kv))?;
+        Self::start(held, |_| stream.copy_runs(Kind::Store, host, kv, runs))
+    }
+
+    /// Slab to engine: scatters a chunk that was staged, inside the GPU.
+    ///
+    /// # Errors
+    /// As [`Ticket::load`].
+    pub fn scatter(
+        kernels: &Arc<Kernels>,
+        stream: &Arc<CopyStream>,
+        (slab, at): (&Arc<LandingSlab>, usize),
+        kv: &Arc<ImportedKv>,
+        (blocks, first): (&[u32], u32),
+    ) -> Result<Self, GpuError> {
+        let held = Held::new(kernels, stream, Some(slab), None, Some(kv))?;
+        Self::start(held, |held| {
+            kernels.pages(Direction::Scatter, stream, (slab, at), kv, (&held.slot, blocks, first))
         })
     }
 
@@ -80,7 +130,7 @@ impl Ticket {
         (slab, at): (&Arc<LandingSlab>, usize),
         bytes: usize,
     ) -> Result<Self, GpuError> {
-        let held = Held::new(kernels, stream, slab, Some(host), None)?;
+        let held = Held::new(kernels, stream, Some(slab), Some(host), None)?;
         Self::start(held, |_| stream.copy_in((slab, at), (host, from), bytes))
     }
 
@@ -95,7 +145,7 @@ impl Ticket {
         (host, to): (&Arc<PinnedRegion>, usize),
         bytes: usize,
     ) -> Result<Self, GpuError> {
-        let held = Held::new(kernels, stream, slab, Some(host), None)?;
+        let held = Held::new(kernels, stream, Some(slab), Some(host), None)?;
         Self::start(held, |_| stream.copy_out((host, to), (slab, at), bytes))
     }
 
@@ -110,7 +160,7 @@ impl Ticket {
         (at, bytes): (usize, usize),
         sums: usize,
     ) -> Result<Self, GpuError> {
-        let held = Held::new(kernels, stream, slab, None, None)?;
+        let held = Held::new(kernels, stream, Some(slab), None, None)?;
         Self::start(held, |_| kernels.sums(stream, slab, (at, bytes), sums))
     }
 
@@ -172,14 +222,14 @@ impl Held {
     fn new(
         kernels: &Arc<Kernels>,
         stream: &Arc<CopyStream>,
-        slab: &Arc<LandingSlab>,
+        slab: Option<&Arc<LandingSlab>>,
         host: Option<&Arc<PinnedRegion>>,
         kv: Option<&Arc<ImportedKv>>,
     ) -> Result<Self, GpuError> {
         let slot = kernels.slot()?;
         Ok(Self {
             stream: Arc::clone(stream),
-            _slab: Arc::clone(slab),
+            _slab: slab.cloned(),
             _host: host.cloned(),
             _kv: kv.cloned(),
             slot,

@@ -40,6 +40,9 @@ fn import(kind: u64, handle: Handle) -> Answer<Mapping> {
     Mapping::open(pid as u32, fd as i32, bytes as usize)
 }
 
+/// The lowest and the highest priority of streams, as on the GPUs of today.
+const PRIORITIES: (c_int, c_int) = (0, -5);
+
 /// Writes an answer through a caller's pointer.
 fn put<T>(to: *mut T, value: T) -> Answer {
     if to.is_null() {
@@ -104,7 +107,14 @@ functions! {
         CONTEXT.set(context);
         Ok(())
     }
-    context cuStreamCreateWithPriority(to: *mut usize, _flags: c_uint, _priority: c_int) state {
+    context cuCtxGetStreamPriorityRange(low: *mut c_int, high: *mut c_int) state {
+        let _ = state;
+        put(low, PRIORITIES.0)?;
+        put(high, PRIORITIES.1)
+    }
+    context cuStreamCreateWithPriority(to: *mut usize, _flags: c_uint, priority: c_int) state {
+        // A priority that does not exist is taken for the nearest, as the driver does; none has an effect here.
+        let _ = priority;
         put(to, state.streams.add(Arc::new(Stream::create())))
     }
     context cuStreamDestroy_v2(stream: usize) state { state.streams.remove(stream).map(drop) }
@@ -229,6 +239,7 @@ functions! {
     }
 }
 
+mod batch;
 mod virtual_memory;
 
 /// A handle of 64 bytes, which C passes by value.

@@ -98,7 +98,7 @@ proptest! {
                         model.waiting.push((kind, bytes, number));
                     }
                 }
-                Step::Next => match queue.next() {
+                Step::Next => match queue.begin() {
                     Some((kind, bytes, number)) => model.begun(kind, bytes, number),
                     None => prop_assert!(model.must_wait(), "{:?}", model.depth()),
                 },
@@ -120,7 +120,7 @@ proptest! {
         }
         // Whatever was pushed comes out in the end.
         loop {
-            while let Some((kind, bytes, number)) = queue.next() {
+            while let Some((kind, bytes, number)) = queue.begin() {
                 model.begun(kind, bytes, number);
             }
             let Some((kind, bytes)) = model.going.pop() else { break };

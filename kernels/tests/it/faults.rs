@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use larder_kernels::{GpuError, LandingSlab, Ticket};
+use larder_kernels::{
+    GpuError, Kind, LandingSlab, Link, LinkSettings, Place, Policy, Progress, Ticket, Transfer,
+};
 
 use crate::engine::{Engine, Setup, layout, open};
 use crate::world::{Bytes, Side, emulator, noise};
@@ -10,8 +12,8 @@ use crate::world::{Bytes, Side, emulator, noise};
 /// An error that the driver gives for anything (`CUDA_ERROR_UNKNOWN`).
 const UNKNOWN: u32 = 999;
 
-/// All functions that the layer calls.
-const FUNCTIONS: [&str; 45] = [
+/// All functions that the layer calls, but `cuGetProcAddress_v2`, whose failure is no error.
+const FUNCTIONS: [&str; 47] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -21,6 +23,7 @@ const FUNCTIONS: [&str; 45] = [
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
+    "cuCtxGetStreamPriorityRange",
     "cuStreamCreateWithPriority",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
@@ -53,6 +56,7 @@ const FUNCTIONS: [&str; 45] = [
     "cuMemImportFromShareableHandle",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyBatchAsync",
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuModuleGetFunction",
@@ -85,6 +89,17 @@ fn round(engines: &[Engine], memory: &Arc<Bytes>) -> Result<(), GpuError> {
         store.wait()?;
         load.wait()?;
         assert_eq!(node.bytes.read(bytes, bytes), chunk(), "what was stored is what was loaded");
+    }
+    let kv = open(&node, &engines[0])?;
+    let policy = Policy { run_bytes_min: 1, batch: true, ..Policy::default() };
+    let mut link = Link::create(&node.kernels, bytes, 1, LinkSettings { policy, ..LinkSettings::default() })?;
+    let place = Place::Host(Arc::clone(&node.host), 0);
+    link.submit(Transfer { kind: Kind::Load, place, kv, blocks: vec![3, 1, 9, 4], first: 0, after: None })?;
+    // Not polled until it is over, which would be another number of calls each time.
+    for news in link.poll().into_iter().chain(link.drain()) {
+        if let Progress::Ended { result, .. } = news {
+            result?;
+        }
     }
     node.slab.export()?;
     LandingSlab::map(&node.device, 1, 1)?.export()?;

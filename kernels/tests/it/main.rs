@@ -5,6 +5,7 @@
 mod engine;
 mod faults;
 mod killed;
+mod link;
 mod one_process;
 mod pages;
 mod two_processes;

@@ -3,7 +3,7 @@
 use super::tree::File;
 
 /// Files that may touch raw memory, and why each must.
-pub(super) const UNSAFE_FILES: [(&str, &str); 21] = [
+pub(super) const UNSAFE_FILES: [(&str, &str); 22] = [
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/src/medium/memory.rs", "the slab that engines map: memory shared between processes"),
@@ -11,6 +11,7 @@ pub(super) const UNSAFE_FILES: [(&str, &str); 21] = [
     ("cache-node/src/peer.rs", "a process descriptor handed to tokio"),
     ("cache-node/tests/it/engine.rs", "takes ownership of descriptors received over a socket"),
     ("kernels/emulator/src/abi.rs", "the C functions of a driver, for tests"),
+    ("kernels/emulator/src/abi/batch.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/abi/virtual_memory.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/controls.rs", "calls into the emulator's library by name"),
     ("kernels/emulator/src/memory.rs", "the emulator's copies between raw addresses"),
