@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_protocol::NodeId;
+use larder_tiering::disk;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Config, Control, EXTENT_BYTES};
+use crate::config::{Config, Control, Disk, EXTENT_BYTES};
 use crate::control::{self, Listener, Token};
-use crate::driver::{Driver, EVENTS_MAX, Event, Shared, random_id};
+use crate::driver::{DiskTier, Driver, EVENTS_MAX, Event, Shared, random_id};
 use crate::engine_port::{self, SocketFile};
 use crate::logging;
+use crate::medium::disk::media::{Access, Files, Media};
 use crate::medium::memory::{Others, SharedMemory};
-use crate::store::{SLOTS_PER_EXTENT, Settings, Verify};
+use crate::store::{HALF_LIFE, Input, SLOTS_PER_EXTENT, Settings, Verify};
+use crate::transfer;
+use crate::transfer::disk::{DiskParts, DiskThreads, FOUND_WAITING};
 
 /// How long goodbyes may take to be written at the end.
 const FAREWELL_TIME: Duration = Duration::from_millis(200);
@@ -87,7 +91,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let (engines, _engine_file) = bind("engine_socket", &config.engine_socket, config.engine_socket_mode)?;
     let (listener, address, _control_file) = listen(&config.control).await?;
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let driver = Driver::new(settings(&config), shared, threads(&config), inbox)?;
+    let results = mpsc::unbounded_channel();
+    let disk = config.disk.as_ref().map(|disk| disk_tier(disk, &config, &shared, &results.0)).transpose()?;
+    let driver = Driver::new(settings(&config), shared, threads(&config), inbox, results, disk)?;
     let driver = tokio::spawn(driver.run());
     let port = tokio::spawn(engine_port::serve(engines, events.clone(), config.limits.connections));
     let control_settings = control::Settings {
@@ -134,6 +140,54 @@ fn shared_memory(config: &Config) -> Result<Shared, StartError> {
         slab: make("larder-slab", config.host_bytes)?,
         generations: make("larder-generations", slots * 8)?,
     })
+}
+
+/// Opens the disk tier. What earlier runs left there is told to the store while it serves.
+fn disk_tier(
+    disk: &Disk,
+    config: &Config,
+    shared: &Shared,
+    results: &mpsc::UnboundedSender<Input>,
+) -> Result<DiskTier, StartError> {
+    let fail = |source: io::Error| StartError::File {
+        key: "disk.path",
+        path: disk.path.clone(),
+        reason: source.to_string(),
+    };
+    let media: Arc<dyn Media> = Arc::new(open_media(disk).map_err(fail)?);
+    let length = |segment: &u64| Ok((*segment, media.length(*segment)?));
+    let earlier: io::Result<Vec<(u64, u64)>> = media.segments().map_err(fail)?.iter().map(length).collect();
+    let earlier = earlier.map_err(fail)?;
+    let parts = DiskParts {
+        media: Arc::clone(&media),
+        slab: Arc::clone(&shared.slab),
+        verify: config.verify,
+        results: results.clone(),
+    };
+    let threads = DiskThreads::start(&parts, disk.readers)?;
+    let (tell, found) = mpsc::channel(FOUND_WAITING);
+    let to_find = earlier.clone();
+    std::thread::Builder::new()
+        .name("disk-recover".to_owned())
+        .spawn(move || transfer::disk::tell_found(&*media, &to_find, &tell))?;
+    let limits = disk::Limits {
+        capacity_bytes: disk.capacity_bytes,
+        segment_bytes: disk.segment_bytes,
+        write_bytes_per_s: Some(disk.write_bytes_per_s),
+        admit_uses: disk.admit_uses,
+        writes_max: disk.writes,
+        loads_max: disk.loads,
+        half_life: HALF_LIFE,
+    };
+    Ok(DiskTier { limits, earlier, found, threads })
+}
+
+fn open_media(disk: &Disk) -> io::Result<Files> {
+    let access = Files::access_of(&disk.path)?;
+    if access == Access::Cached {
+        tracing::warn!(path = %disk.path.display(), "no O_DIRECT here: what is on disk is held in the page cache again");
+    }
+    Files::open(disk.path.clone(), access)
 }
 
 fn bind(

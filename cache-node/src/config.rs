@@ -56,8 +56,44 @@ pub struct Config {
     pub debug_faults: bool,
     /// Threads that copy and verify; 0 stands for one a core, at most four.
     pub transfer_threads: usize,
+    /// The disk tier, if there is one.
+    pub disk: Option<Disk>,
     /// What engines and proxies may make the node hold.
     pub limits: Limits,
+}
+
+/// The disk tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// A directory of its own.
+    pub path: PathBuf,
+    /// Bytes of all segments.
+    pub capacity_bytes: u64,
+    /// Bytes of one segment; at most a quarter of the capacity.
+    pub segment_bytes: u64,
+    /// Bytes that may be written a second in the long run, for the drive's endurance.
+    pub write_bytes_per_s: u64,
+    /// The use at which a chunk is written.
+    pub admit_uses: u32,
+    /// How bytes are moved.
+    pub io: DiskIo,
+    /// Threads that read.
+    pub readers: usize,
+    /// Writes under way.
+    pub writes: usize,
+    /// Loads under way.
+    pub loads: usize,
+}
+
+/// How bytes are moved to and from disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskIo {
+    /// io_uring where the system allows it, else plain calls.
+    Auto,
+    /// io_uring; refused at the start where the system does not allow it.
+    Uring,
+    /// Plain calls.
+    Threads,
 }
 
 /// Where the control API listens.

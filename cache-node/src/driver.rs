@@ -9,6 +9,7 @@ use std::time::Duration;
 use larder_protocol::control::{StageAnswer, StageRequest};
 use larder_protocol::message::{Farewell, Refused, ToNode};
 use larder_protocol::{LeaseId, ToEngine, code::RefusedCode};
+use larder_tiering::disk::Limits;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -17,10 +18,11 @@ use crate::engine_port::connection::{Outbox, Tasks};
 use crate::medium::memory::{Others, SharedMemory};
 use crate::peer::Peer;
 use crate::store::{ConnectionId, Damage, Input, Output, SessionId, Settings, Stats, Store, Ticket};
+use crate::transfer::disk::DiskThreads;
 use crate::transfer::{Clock, CopyJob, Transfer};
 
-/// How often time alone moves the store: the grain of lease expiry.
-const TICK: Duration = Duration::from_millis(100);
+/// How often time alone moves the store: the grain of lease expiry and of deadlines of what waits for the disk.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Events that may wait. Readers wait when it is full, so a busy node slows its engines' questions, not its memory.
 pub const EVENTS_MAX: usize = 1024;
@@ -64,6 +66,9 @@ pub enum Event {
     End(oneshot::Sender<()>),
 }
 
+/// Where jobs of all threads are answered.
+pub type Results = (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>);
+
 /// The memory shared with engines, all but their regions.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -73,10 +78,26 @@ pub struct Shared {
     pub generations: Arc<SharedMemory>,
 }
 
+/// A disk tier, started.
+#[derive(Debug)]
+pub struct DiskTier {
+    /// What it works within.
+    pub limits: Limits,
+    /// Segments of earlier runs and their lengths.
+    pub earlier: Vec<(u64, u64)>,
+    /// Tells what is in them, and ends.
+    pub found: mpsc::Receiver<Input>,
+    /// The threads.
+    pub threads: DiskThreads,
+}
+
 /// The owner of the store.
 #[derive(Debug)]
 pub struct Driver {
     store: Store,
+    disk: Option<DiskThreads>,
+    /// What earlier runs left on disk, as it is found.
+    found: Option<mpsc::Receiver<Input>>,
     clock: Clock,
     shared: Shared,
     transfer: Transfer,
@@ -104,13 +125,22 @@ impl Driver {
         shared: Shared,
         threads: usize,
         events: mpsc::Receiver<Event>,
+        (sender, results): Results,
+        disk: Option<DiskTier>,
     ) -> std::io::Result<Self> {
         let clock = Clock::start();
-        let (sender, results) = mpsc::unbounded_channel();
+        let mut store = Store::new(settings);
+        let (mut threads_of_disk, mut found) = (None, None);
+        if let Some(disk) = disk {
+            store = store.with_disk(disk.limits, &disk.earlier);
+            (threads_of_disk, found) = (Some(disk.threads), Some(disk.found));
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            store: Store::new(settings),
+            store,
+            disk: threads_of_disk,
+            found,
             clock,
             transfer: Transfer::start(threads, Arc::clone(&shared.slab), clock, sender)?,
             shared,
@@ -142,6 +172,7 @@ impl Driver {
             Some(result) = self.results.recv() => Some(Event::Engine(result)),
             Some(connection) = self.deaths.1.recv() => Some(Event::Engine(Input::ProcessDead { connection })),
             event = self.events.recv() => event,
+            found = recv(&mut self.found) => Some(Event::Engine(found)),
             _ = self.tick.tick() => Some(Event::Engine(Input::Tick)),
         }
     }
@@ -248,6 +279,10 @@ impl Driver {
                 self.transfer.copy(CopyJob { copy, region, from, to, bytes });
             }
             Output::Verify { verify, checks, stop_at } => self.transfer.verify(verify, checks, stop_at),
+            Output::Disk { op, offset } => {
+                let disk = self.disk.as_ref().expect("only a disk tier gives out its work");
+                disk.carry_out(op, offset);
+            }
             Output::Damaged { ticket, found, flip } => {
                 if let Some((offset, bit)) = flip {
                     self.shared.slab.flip(offset, bit);
@@ -300,6 +335,17 @@ impl Driver {
         self.tickets += 1;
         Ticket(self.tickets)
     }
+}
+
+/// The next thing found, for as long as there is something to find.
+async fn recv(found: &mut Option<mpsc::Receiver<Input>>) -> Input {
+    if let Some(receiver) = found {
+        if let Some(input) = receiver.recv().await {
+            return input;
+        }
+        *found = None;
+    }
+    std::future::pending().await
 }
 
 /// An id nobody can guess.

@@ -1,3 +1,4 @@
-//! Where chunks lie. So far one medium: host memory shared with the engines.
+//! Where chunks lie. Host memory shared with the engines, and segments on disk.
 
+pub mod disk;
 pub mod memory;

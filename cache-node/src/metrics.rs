@@ -81,6 +81,55 @@ pub const METRICS: &[Metric] = metrics! {
     Gauge "larder_node_sessions" "Engines connected." |s| s.sessions;
     Gauge "larder_node_recipes" "Recipes held." |s| s.recipes;
     Gauge "larder_node_recipe_bytes" "Bytes of recipes, roughly." |s| s.recipe_bytes;
+    Counter "larder_node_lookups_pending_total"
+        "Lookups told to ask again, since chunks were coming up from disk." |s| s.counts.lookups_pending;
+    Counter "larder_node_raised_chunks_total" "Chunks read from disk into host memory." |s| s.counts.raised_chunks;
+    Counter "larder_node_raised_bytes_total" "Their bytes." |s| s.counts.raised_bytes;
+    Counter "larder_node_disk_written_chunks_total" "Chunks written to disk." |s| s.disk.counts.written_chunks;
+    Counter "larder_node_disk_written_bytes_total" "Bytes written to disk." |s| s.disk.counts.written_bytes;
+    Counter "larder_node_disk_failed_writes_total"
+        "Chunks, indexes and segments that could not be written. Any at all: look at the log and the drive."
+        |s| s.disk.counts.failed_writes;
+    Counter "larder_node_disk_full_total" "Times that the file system was full below the tier's capacity."
+        |s| s.disk.counts.full_disks;
+    Counter "larder_node_disk_failed_loads_total" "Chunks that the system could not read back; each was missed."
+        |s| s.disk.counts.failed_loads;
+    Counter "larder_node_disk_damaged_chunks_total"
+        "Chunks whose bytes on disk were not what was written; each was dropped and missed."
+        |s| s.disk.counts.damaged_chunks;
+    Counter "larder_node_disk_refused_loads_total" "Chunks not loaded since as many loads as allowed were under way."
+        |s| s.disk.counts.refused_loads;
+    Counter "larder_node_disk_scrubbed_chunks_total" "Chunks read back to see whether they are still right."
+        |s| s.disk.counts.scrubbed_chunks;
+    Counter "larder_node_disk_recovered_chunks_total" "Chunks of earlier runs found on disk."
+        |s| s.disk.counts.recovered_chunks;
+    Counter "larder_node_disk_reclaimed_segments_total" "Segments given up for room." |s| s.disk.counts.reclaimed_segments;
+    Counter "larder_node_disk_dropped_chunks_total" "Chunks gone from disk, for whatever reason."
+        |s| s.disk.counts.dropped_chunks;
+    Counter "larder_node_disk_unwritten_rate_total" "Chunks not written to disk: as much written as disk.write_rate allows."
+        |s| s.disk.counts.dropped.rate;
+    Counter "larder_node_disk_unwritten_queue_total" "Chunks not written to disk: as many writes under way as allowed."
+        |s| s.disk.counts.dropped.queue;
+    Counter "larder_node_disk_unwritten_paused_total" "Chunks not written to disk: a write had failed not long before."
+        |s| s.disk.counts.dropped.paused;
+    Counter "larder_node_disk_unwritten_orphans_total" "Chunks not written to disk: the one before is not there."
+        |s| s.disk.counts.dropped.orphans;
+    Counter "larder_node_disk_unwritten_recovering_total" "Chunks not written to disk: what is there is not known yet."
+        |s| s.disk.counts.dropped.recovering;
+    Counter "larder_node_disk_unwritten_large_total" "Chunks not written to disk: larger than a segment."
+        |s| s.disk.counts.dropped.too_large;
+    Counter "larder_node_disk_unwritten_no_room_total" "Chunks not written to disk: no segment could be given up."
+        |s| s.disk.counts.dropped.no_room;
+    Counter "larder_node_disk_unwritten_pinned_total" "Chunks not written to disk: leases pin as much as they may."
+        |s| s.counts.unlent_chunks;
+    Gauge "larder_node_disk_capacity_bytes" "Bytes that the disk tier may take; 0 without one." |s| s.disk.capacity_bytes;
+    Gauge "larder_node_disk_used_bytes" "Bytes that its segments take." |s| s.disk.used_bytes;
+    Gauge "larder_node_disk_segments" "Its segments." |s| s.disk.segments;
+    Gauge "larder_node_disk_unread_segments" "Segments of earlier runs that have not been read yet."
+        |s| s.disk.unread_segments;
+    Gauge "larder_node_disk_chunks" "Chunks on disk or being written." |s| s.disk.chunks;
+    Gauge "larder_node_disk_writes" "Writes under way." |s| s.disk.writes;
+    Gauge "larder_node_disk_loads" "Loads under way." |s| s.disk.loads;
 };
 
 /// The Prometheus text of all metrics

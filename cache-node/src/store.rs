@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! commit -> Writing -(copied)-> Held -(evicted)-> Free
-//!                                 |  <-> pinned by leases and verifications
-//!                                 +-(checksum wrong)-> Quarantined
+//!              ^                  |  <-> pinned by leases, verifications and writes to disk
+//!    from disk +                  +-(checksum wrong)-> Quarantined
 //! ```
 //!
 //! Who frees what: a lease holds its slots from its grant until it was released or has expired **and** no load of it
@@ -26,6 +26,7 @@ mod arena;
 mod commits;
 mod counts;
 mod damage;
+mod disk;
 mod invariants;
 mod leases;
 mod opening;
@@ -34,13 +35,17 @@ mod registration;
 mod sessions;
 mod stage;
 
-pub use arena::{ChunkName, SLOTS_PER_EXTENT};
+pub use arena::{ChunkName, HALF_LIFE, SLOTS_PER_EXTENT};
 pub use counts::{Counts, Stats};
-pub use port::{Check, ConnectionId, CopyId, Damage, Finding, Input, Output, SessionId, Ticket, VerifyId};
+pub use port::{
+    Check, ConnectionId, CopyId, Damage, DiskInput, DiskOp, Finding, Input, Output, SessionId, Ticket,
+    VerifyId,
+};
 pub use sessions::EngineStats;
 
 use arena::Arena;
 use commits::{Commit, CommitId, Copying};
+use disk::{DiskTier, Touch, Waiting};
 use leases::Lease;
 use opening::Opening;
 use sessions::{Connection, Session};
@@ -114,6 +119,12 @@ pub struct Store {
     openings: HashMap<VerifyId, Opening>,
     commits: HashMap<CommitId, Commit>,
     copies: HashMap<CopyId, Copying>,
+    /// The disk tier, if there is one.
+    disk: Option<DiskTier>,
+    /// Stage calls that wait for chunks from disk.
+    waiting: Vec<Waiting>,
+    /// Uses of chunks that the disk tier has not been told of.
+    touched: Vec<Vec<Touch>>,
     recipes: Recipes,
     counts: Counts,
     /// The next number for sessions, jobs and the order of use.
@@ -133,6 +144,9 @@ impl Store {
             openings: HashMap::new(),
             commits: HashMap::new(),
             copies: HashMap::new(),
+            disk: None,
+            waiting: Vec::new(),
+            touched: Vec::new(),
             recipes: Recipes::new(settings.recipe_bytes_max),
             counts: Counts::default(),
             next: 1,
@@ -157,6 +171,7 @@ impl Store {
             Input::Verified { verify, found } => self.verified(verify, &found, now, &mut out),
             Input::Stage { ticket, request, fresh } => self.stage(ticket, &request, fresh, now, &mut out),
             Input::Probe { ticket, request } => self.probe(ticket, &request, &mut out),
+            Input::Disk(input) => self.disk_said(input, now, &mut out),
             Input::Damage { ticket, damage } => self.damage(ticket, &damage, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
@@ -190,6 +205,8 @@ impl Store {
             self.expiries.remove(&(expires, lease));
             self.expire(lease);
         }
+        self.tell_uses(now, out);
+        self.end_waits(now, out);
         self.close_silent(now, out);
     }
 
@@ -205,6 +222,7 @@ impl Store {
             copies: self.copies.len() as u64,
             recipes: self.recipes.len() as u64,
             recipe_bytes: self.recipes.bytes() as u64,
+            disk: self.disk.as_ref().map(DiskTier::stats).unwrap_or_default(),
             ..Stats::default()
         };
         for (slot, found) in self.arena.slots() {

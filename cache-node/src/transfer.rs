@@ -1,5 +1,7 @@
 //! The threads that touch chunks: copying in at commit, reading back before a lease. The store decides, these carry out.
 
+pub mod disk;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -115,6 +115,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 const FIRST: &str = include_str!("../golden/engine-port-v1.txt");
+const SECOND: &str = include_str!("../golden/engine-port-v2.txt");
 const OPTIONAL: &str = include_str!("../golden/engine-port-v1-optional.txt");
 
 /// The lines of one direction: kind and frame in hex.
@@ -137,6 +138,18 @@ fn every_message_to_the_node() {
 #[test]
 fn every_message_to_the_engine() {
     let (messages, lines) = (to_engine(), lines(FIRST, "to_engine"));
+    assert_eq!(messages.len(), lines.len());
+    for (message, (kind, golden)) in messages.into_iter().zip(lines) {
+        assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
+        assert_eq!(ToEngine::decode(&message.encode()), Ok(message));
+    }
+}
+
+/// What later versions added.
+#[test]
+fn every_message_of_version_2() {
+    let messages = [ToEngine::from(Pending { id: 2, chunks: 3, bytes: 786_432 })];
+    let lines = lines(SECOND, "to_engine");
     assert_eq!(messages.len(), lines.len());
     for (message, (kind, golden)) in messages.into_iter().zip(lines) {
         assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));

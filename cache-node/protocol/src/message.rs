@@ -8,8 +8,8 @@ pub use engine::{
     Commit, Complete, Epoch, Goodbye, Hello, Load, Lookup, Offload, Register, Release, Role, ToNode,
 };
 pub use node::{
-    Committed, EpochSet, ErrorAnswer, Farewell, Grant, Leased, Miss, Offloading, Okay, Refused, Registered,
-    Reject, ToEngine, Verdict, Verdicts, Welcome,
+    Committed, EpochSet, ErrorAnswer, Farewell, Grant, Leased, Miss, Offloading, Okay, Pending, Refused,
+    Registered, Reject, ToEngine, Verdict, Verdicts, Welcome,
 };
 
 /// The longest list in a message.

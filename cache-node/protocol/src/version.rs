@@ -8,11 +8,13 @@
 pub enum Version {
     /// The first: sessions, host slab, leases, recipes from tags.
     V1 = 1,
+    /// `pending`: the answer to a lookup of chunks that are coming up from a slower tier.
+    V2 = 2,
 }
 
 impl Version {
     /// All that this build speaks, oldest first.
-    pub const ALL: [Version; 1] = [Version::V1];
+    pub const ALL: [Version; 2] = [Version::V1, Version::V2];
 
     /// The number that travels in `hello` and `welcome`.
     pub fn number(self) -> u16 {

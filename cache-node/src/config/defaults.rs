@@ -51,6 +51,25 @@ pub(super) const CONTROL_REQUESTS: u64 = 512;
 /// A few proxies with their pools.
 pub(super) const CONTROL_CONNECTIONS: u64 = 1024;
 
+/// Large enough that a TiB has 4096 of them to be opened at the start, small enough that giving one up costs little.
+pub(super) const SEGMENT: u64 = 256 * MIB;
+/// A drive of 3.84 TB written over three times a day, as drives for mixed use are made for, takes 133 MB a second.
+pub(super) const WRITE_RATE: u64 = 128 * MIB;
+/// What was used only once is used again less often than what was used twice.
+pub(super) const ADMIT_USES: u64 = 2;
+/// Enough to keep a drive busy with plain reads; with io_uring one of them does.
+pub(super) const DISK_READERS: u64 = 8;
+/// Writes under way: what one long prompt brings at once.
+pub(super) const DISK_WRITES: u64 = 256;
+/// Loads under way: what one long prompt needs at once.
+pub(super) const DISK_LOADS: u64 = 2048;
+
+pub(super) const CAPACITY_RANGE: RangeInclusive<u64> = 4 * MIB..=1024 * TIB;
+pub(super) const SEGMENT_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
+pub(super) const WRITE_RATE_RANGE: RangeInclusive<u64> = MIB..=TIB;
+pub(super) const ADMIT_RANGE: RangeInclusive<u64> = 0..=1000;
+pub(super) const DISK_READERS_RANGE: RangeInclusive<u64> = 1..=256;
+pub(super) const DISK_JOBS_RANGE: RangeInclusive<u64> = 1..=65_536;
 pub(super) const HOST_RANGE: RangeInclusive<u64> = EXTENT_BYTES..=64 * TIB;
 pub(super) const REGION_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
 pub(super) const RECIPES_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;

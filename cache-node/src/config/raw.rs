@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_settings::Reader;
 
-use super::defaults;
+use super::{DiskIo, defaults};
 use crate::store::Verify;
 
 pub(super) struct RawConfig {
@@ -25,6 +25,7 @@ pub(super) struct RawConfig {
     pub(super) single_tenant: Option<bool>,
     pub(super) debug_faults: Option<bool>,
     pub(super) transfer_threads: Option<u64>,
+    pub(super) disk: RawDisk,
     pub(super) limits: RawLimits,
 }
 
@@ -50,7 +51,37 @@ impl RawConfig {
             single_tenant: root.bool("single_tenant"),
             debug_faults: root.bool("debug_faults"),
             transfer_threads: root.uint("transfer_threads", defaults::THREADS_RANGE),
+            disk: root.table("disk", RawDisk::read),
             limits: root.table("limits", RawLimits::read),
+        }
+    }
+}
+
+pub(super) struct RawDisk {
+    pub(super) path: Option<String>,
+    pub(super) capacity: Option<u64>,
+    pub(super) segment: Option<u64>,
+    pub(super) write_rate: Option<u64>,
+    pub(super) admit_uses: Option<u64>,
+    pub(super) io: Option<DiskIo>,
+    pub(super) readers: Option<u64>,
+    pub(super) writes: Option<u64>,
+    pub(super) loads: Option<u64>,
+}
+
+impl RawDisk {
+    fn read(disk: &mut Reader<'_>) -> Self {
+        let io = [("auto", DiskIo::Auto), ("uring", DiskIo::Uring), ("threads", DiskIo::Threads)];
+        Self {
+            path: disk.string("path"),
+            capacity: disk.size("capacity", defaults::CAPACITY_RANGE),
+            segment: disk.size("segment", defaults::SEGMENT_RANGE),
+            write_rate: disk.size("write_rate", defaults::WRITE_RATE_RANGE),
+            admit_uses: disk.uint("admit_uses", defaults::ADMIT_RANGE),
+            io: disk.one_of("io", &io),
+            readers: disk.uint("readers", defaults::DISK_READERS_RANGE),
+            writes: disk.uint("writes", defaults::DISK_JOBS_RANGE),
+            loads: disk.uint("loads", defaults::DISK_JOBS_RANGE),
         }
     }
 }

@@ -28,7 +28,9 @@ fn every_key_is_documented() {
     let mut table = String::new();
     let mut documented = BTreeSet::new();
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // A table that is absent by default is commented out, its name too.
+        let header = line.strip_prefix("# ").filter(|rest| rest.starts_with('[')).unwrap_or(line);
+        if let Some(name) = header.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             table = format!("{name}.");
             documented.insert(name.to_owned());
         } else if let Some((key, _)) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ") {
@@ -75,6 +77,33 @@ fn addresses_sockets_and_modes() {
     }
     let long = format!("engine_socket = \"/{}\"\nhost = {{ size = \"1GiB\" }}", "x".repeat(100));
     assert!(faults(&long)[0].contains("at most 96 bytes"));
+}
+
+/// The example of the disk tier is its defaults, too.
+#[test]
+fn the_disk_tier_is_absent_or_whole() {
+    assert_eq!(parse(MINIMAL).unwrap().disk, None);
+    let text = repository_file("cache-node.toml");
+    let (_, from_disk) = text.split_once("# [disk]").unwrap();
+    let (example, _) = from_disk.split_once("[limits]").unwrap();
+    let keys = example.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
+    let keys: Vec<&str> = keys.collect();
+    let with = |lines: &str| parse(&format!("{MINIMAL}[disk]\n{lines}"));
+    let documented = with(&keys.join("\n")).unwrap().disk.unwrap();
+    let least = with("path = \"/var/lib/larder/kv\"\ncapacity = \"1TiB\"").unwrap().disk.unwrap();
+    assert_eq!(documented, least);
+    for (bad, says) in [
+        ("", "disk.path: is required"),
+        ("capacity = \"1TiB\"", "disk.path: is required"),
+        ("path = \"/kv\"", "disk.capacity: is required"),
+        ("path = \"kv\"\ncapacity = \"1TiB\"", "is no path from the root"),
+        ("path = \"/kv\"\ncapacity = \"1GiB\"\nsegment = \"512MiB\"", "fewer than 4 segments"),
+        ("path = \"/kv\"\ncapacity = \"1GiB\"\nsegment = 2000000", "no multiple of 4096"),
+        ("path = \"/kv\"\ncapacity = \"1GiB\"\nio = \"aio\"", "not one of"),
+    ] {
+        let found = faults(&format!("{MINIMAL}[disk]\n{bad}"));
+        assert!(found.iter().any(|fault| fault.contains(says)), "{says}\nin {found:#?}");
+    }
 }
 
 #[test]

@@ -6,14 +6,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use larder_settings::Report;
+use larder_tiering::disk::BLOCK_BYTES;
 
-use super::raw::{RawConfig, RawLimits};
-use super::{Config, Control, Limits, defaults};
+use super::raw::{RawConfig, RawDisk, RawLimits};
+use super::{Config, Control, Disk, DiskIo, Limits, defaults};
 use crate::store::Verify;
 
 /// The longest path of a unix socket: `sun_path` of Linux has 108 bytes with its end, and a node binds with a process
 /// number added.
 const SOCKET_PATH_BYTES_MAX: usize = 96;
+
+/// Fewer segments would leave little to choose from when room is made.
+const SEGMENTS_MIN: u64 = 4;
 
 pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
     let engine_socket = PathBuf::from(raw.engine_socket.unwrap_or_default());
@@ -46,8 +50,51 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         single_tenant: raw.single_tenant.unwrap_or(false),
         debug_faults: raw.debug_faults.unwrap_or(false),
         transfer_threads: to_usize(raw.transfer_threads.unwrap_or(defaults::TRANSFER_THREADS)),
+        disk: disk(raw.disk, report),
         limits: limits(&raw.limits),
     }
+}
+
+fn disk(raw: RawDisk, report: &mut Report) -> Option<Disk> {
+    let Some(path) = raw.path else {
+        if report.is_written("disk") {
+            report
+                .fault("disk.path", "is required where there is a [disk]")
+                .hint("write a directory, or leave [disk] out");
+        }
+        return None;
+    };
+    if !std::path::Path::new(&path).is_absolute() {
+        report
+            .fault("disk.path", "is no path from the root")
+            .hint("write a directory such as \"/var/lib/larder/kv\"");
+    }
+    let segment_bytes = raw.segment.unwrap_or(defaults::SEGMENT);
+    let capacity_bytes = raw.capacity.unwrap_or_else(|| {
+        report
+            .fault("disk.capacity", "is required where there is a [disk]")
+            .hint("write a size such as \"1TiB\"");
+        defaults::SEGMENT * SEGMENTS_MIN
+    });
+    if capacity_bytes < segment_bytes * SEGMENTS_MIN {
+        let reason =
+            format!("holds fewer than {SEGMENTS_MIN} segments, and room is made a segment at a time");
+        report.fault("disk.capacity", reason).hint("give it more, or make disk.segment smaller");
+    }
+    if !segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        report.fault("disk.segment", format!("is no multiple of {BLOCK_BYTES}")).hint("write it in MiB");
+    }
+    Some(Disk {
+        path: PathBuf::from(path),
+        capacity_bytes,
+        segment_bytes,
+        write_bytes_per_s: raw.write_rate.unwrap_or(defaults::WRITE_RATE),
+        admit_uses: u32::try_from(raw.admit_uses.unwrap_or(defaults::ADMIT_USES)).unwrap_or(u32::MAX),
+        io: raw.io.unwrap_or(DiskIo::Auto),
+        readers: to_usize(raw.readers.unwrap_or(defaults::DISK_READERS)),
+        writes: to_usize(raw.writes.unwrap_or(defaults::DISK_WRITES)),
+        loads: to_usize(raw.loads.unwrap_or(defaults::DISK_LOADS)),
+    })
 }
 
 fn check_socket_path(key: &str, path: &std::path::Path, report: &mut Report) {

@@ -118,6 +118,37 @@ impl SharedMemory {
         larder_protocol::chunk_checksum(unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes as usize) })
     }
 
+    /// Hands out bytes that nobody writes meanwhile: of slots that are pinned.
+    pub fn with_bytes<T>(&self, ranges: &[(u64, u64)], use_bytes: impl FnOnce(&[&[u8]]) -> T) -> T {
+        assert_eq!(self.others, Others::Read, "only memory that others cannot write is borrowed");
+        let slice = |(offset, bytes): &(u64, u64)| {
+            let start = self.at(*offset, *bytes);
+            // SAFETY: the range was checked, and is not written while its slot is pinned.
+            unsafe { std::slice::from_raw_parts(start.as_ptr(), *bytes as usize) }
+        };
+        let slices: Vec<&[u8]> = ranges.iter().map(slice).collect();
+        use_bytes(&slices)
+    }
+
+    /// Hands out bytes to be filled. The caller has these ranges for itself (slots in state `Writing` belong to one copy),
+    /// and other processes cannot write here.
+    ///
+    /// # Panics
+    /// If two of them overlap.
+    pub fn fill<T>(&self, ranges: &[(u64, u64)], fill: impl FnOnce(Vec<&mut [u8]>) -> T) -> T {
+        assert_eq!(self.others, Others::Read, "only memory that others cannot write is borrowed");
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable();
+        let apart = sorted.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0);
+        assert!(apart, "slots do not overlap");
+        let slice = |(offset, bytes): &(u64, u64)| {
+            let start = self.at(*offset, *bytes);
+            // SAFETY: the range was checked, is apart from the others, and is this call's alone until it returns.
+            unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), *bytes as usize) }
+        };
+        fill(ranges.iter().map(slice).collect())
+    }
+
     /// Flips one bit, for tests of what checksums are for.
     pub fn flip(&self, offset: u64, bit: u8) {
         let byte = self.at(offset, 1);

@@ -16,7 +16,7 @@ pub const SLOTS_PER_EXTENT: u32 = 1024;
 
 /// How long it takes until a use of a chunk counts half. Turns of a conversation come minutes apart; what nobody asked
 /// for in an hour is worth a sixty-fourth of what is asked for now.
-const HALF_LIFE: Duration = Duration::from_secs(600);
+pub const HALF_LIFE: Duration = Duration::from_secs(600);
 
 /// A chunk's name in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,8 @@ pub(super) struct Held {
     pub(super) checksum: Checksum,
     /// When the bytes were last read back and found right.
     pub(super) verified: Option<Duration>,
+    /// Grants, and commits when it was there already; before it was last evicted, too.
+    pub(super) uses: u32,
 }
 
 /// What a slot is doing.
@@ -43,7 +45,7 @@ pub(super) struct Held {
 pub(super) enum State {
     /// Free => Writing.
     Free,
-    /// A copy into it runs. Writing => Held; a copy between two mappings cannot fail.
+    /// A copy into it runs. Writing => (Held | Free); a copy between two mappings cannot fail, one from disk can.
     Writing(ChunkName),
     /// Readable. Held => (Free | Quarantined).
     Held(Held),
@@ -169,7 +171,7 @@ impl Arena {
         entry: Entry,
         used: u64,
         now: Duration,
-    ) -> Option<(u32, Vec<ChunkName>)> {
+    ) -> Option<(u32, Vec<Held>)> {
         let (stride, mut evicted) = (entry.bytes, Vec::new());
         entry.parent.into_iter().for_each(|parent| self.order.hold(parent));
         let slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut evicted));
@@ -202,7 +204,7 @@ impl Arena {
 
     /// Evicts: another class's extent, if all that has to go with it is worth less than this class's coldest chunk;
     /// else that chunk.
-    fn make_room(&mut self, stride: u64, evicted: &mut Vec<ChunkName>) -> Option<u32> {
+    fn make_room(&mut self, stride: u64, evicted: &mut Vec<Held>) -> Option<u32> {
         let own = self.order.coldest(stride);
         if let Some(doomed) = self.colder_extent(stride, own) {
             evicted.extend(doomed.into_iter().map(|slot| self.evict(slot)));
@@ -230,7 +232,7 @@ impl Arena {
     }
 
     /// Frees a held, unpinned slot that no held chunk continues. Returns what it held.
-    pub(super) fn evict(&mut self, slot: u32) -> ChunkName {
+    pub(super) fn evict(&mut self, slot: u32) -> Held {
         assert!(
             self.order.may_go(slot),
             "a leased slot is never evicted, nor one that another chunk continues"
@@ -241,7 +243,15 @@ impl Arena {
         self.order.remove(slot);
         self.advance(slot, false);
         self.freed(slot);
-        held.name
+        held
+    }
+
+    /// Frees a slot into which nothing whole was written.
+    pub(super) fn abandon(&mut self, slot: u32) {
+        debug_assert!(matches!(self.slot(slot).state, State::Writing(_)), "only a write is abandoned");
+        self.slot_mut(slot).state = State::Free;
+        self.order.remove(slot);
+        self.freed(slot);
     }
 
     /// Puts a slot back, and its extent into the pool if that was the last.

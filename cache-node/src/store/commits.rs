@@ -8,6 +8,7 @@ use larder_protocol::{Checksum, message};
 use larder_tiering::Entry;
 
 use super::arena::{Held, State};
+use super::leases::Pinned;
 use super::registration::Layout;
 use super::sessions::error;
 use super::{ChunkName, ConnectionId, CopyId, Output, SessionId, Store, send};
@@ -23,9 +24,11 @@ pub(super) struct Commit {
     connection: ConnectionId,
     session: SessionId,
     id: u64,
-    results: Vec<Verdict>,
+    results: Verdicts,
     region_slots: Vec<u32>,
     copying: usize,
+    /// Where the chunks will lie, if the first is its prompt's first, as far as there is no gap: what may go to disk.
+    leading: Vec<Pinned>,
 }
 
 /// One chunk being copied in.
@@ -35,6 +38,7 @@ pub(super) struct Copying {
     pub(super) slot: u32,
     name: ChunkName,
     bytes: u64,
+    uses: u32,
 }
 
 impl Store {
@@ -110,11 +114,13 @@ impl Store {
         let mut copying = 0;
         // The chunk before, or the nearest one there is: keys of one commit are of one prompt, in its order.
         let mut parent = None;
+        let mut leading = Vec::new();
+        let from_the_first = commit.end_tokens.first().is_some_and(|end| *end <= layout.tokens_per_chunk);
         let keys = commit.keys.into_iter().zip(commit.end_tokens).zip(&commit.region_slots);
         for (index, ((key, end), region_slot)) in (0_u64..).zip(keys) {
             let name = ChunkName { namespace: layout.namespace, key };
             let used = numbers - index;
-            results.push(match self.chunks.get(&name) {
+            let verdict = match self.chunks.get(&name) {
                 Some(slot) => {
                     self.arena.order.touch(*slot, used, now);
                     parent.into_iter().for_each(|parent| self.arena.order.link(*slot, parent));
@@ -126,7 +132,8 @@ impl Store {
                     Some(slot) => {
                         copying += 1;
                         parent = Some(slot);
-                        let copying = Copying { commit: id, slot, name, bytes: layout.chunk_bytes };
+                        let uses = self.disk.as_ref().map_or(0, |disk| disk.remembered_uses(&name));
+                        let copying = Copying { commit: id, slot, name, bytes: layout.chunk_bytes, uses };
                         self.copy(session, copying, u64::from(*region_slot) * layout.stride, out);
                         Verdict::Accepted
                     }
@@ -135,25 +142,48 @@ impl Store {
                         Verdict::Refused
                     }
                 },
-            });
+            };
+            let gap = !from_the_first || leading.len() as u64 != index || verdict == Verdict::Refused;
+            // The next even generation is that of the chunk, once it is whole.
+            let place = |slot| Pinned { slot, generation: self.arena.generation(slot).next_multiple_of(2) };
+            leading.extend(parent.filter(|_| !gap).map(place));
+            results.push(verdict);
         }
         let region_slots = commit.region_slots;
-        let commit = Commit { connection, session, id: commit.id, results, region_slots, copying };
+        let commit = Commit {
+            connection,
+            session,
+            id: commit.id,
+            results: Verdicts(results),
+            region_slots,
+            copying,
+            leading,
+        };
         if copying == 0 {
             return self.finish(commit, out);
         }
         self.commits.insert(id, commit);
     }
 
-    /// A slot to write a new chunk into, if one can be had.
+    /// A slot to copy a new chunk into, if one can be had.
     fn write_slot(&mut self, name: &ChunkName, entry: Entry, used: u64, now: Duration) -> Option<u32> {
-        if self.copies.len() >= self.settings.copies_max {
-            return None;
-        }
+        let room = self.copies.len() < self.settings.copies_max;
+        room.then(|| self.take_slot(name, entry, used, now)).flatten()
+    }
+
+    /// A slot for a chunk that is not here, which others may have to leave.
+    pub(super) fn take_slot(
+        &mut self,
+        name: &ChunkName,
+        entry: Entry,
+        used: u64,
+        now: Duration,
+    ) -> Option<u32> {
         let (slot, evicted) = self.arena.allocate(name.clone(), entry, used, now)?;
         self.counts.evicted_chunks += evicted.len() as u64;
         for gone in evicted {
-            self.chunks.remove(&gone);
+            self.chunks.remove(&gone.name);
+            self.left_host(gone, now);
         }
         self.chunks.insert(name.clone(), slot);
         Some(slot)
@@ -173,7 +203,8 @@ impl Store {
         debug_assert!(matches!(self.arena.slot(done.slot).state, State::Writing(_)), "its slot waits for it");
         self.counts.stored_chunks += 1;
         self.counts.stored_bytes += done.bytes;
-        let held = Held { name: done.name, bytes: done.bytes, checksum, verified: None };
+        let Copying { name, bytes, uses, .. } = done;
+        let held = Held { name, bytes, checksum, verified: None, uses };
         self.arena.publish(done.slot, held);
         self.publish_generations(out);
         let commit = self.commits.get_mut(&done.commit).expect("its commit waits for it");
@@ -190,7 +221,8 @@ impl Store {
                 session.region_busy.remove(slot);
             }
         }
-        let committed = Committed { id: commit.id, results: Verdicts(commit.results) };
+        self.note_commit(&commit.leading, &commit.results);
+        let committed = Committed { id: commit.id, results: commit.results };
         out.push(send(commit.connection, committed));
     }
 

@@ -11,6 +11,8 @@ pub struct Counts {
     pub lookup_hits: u64,
     /// Lookups that got none.
     pub lookup_misses: u64,
+    /// Lookups that were told to ask again, since chunks were coming up from disk.
+    pub lookups_pending: u64,
     /// Tokens of the chunks that lookups named.
     pub looked_up_tokens: u64,
     /// Tokens of the chunks that lookups were leased.
@@ -39,6 +41,12 @@ pub struct Counts {
     pub held_already_chunks: u64,
     /// Chunks refused for want of room or copying capacity.
     pub refused_chunks: u64,
+    /// Chunks read from disk into the host tier.
+    pub raised_chunks: u64,
+    /// Their bytes.
+    pub raised_bytes: u64,
+    /// Uses not told to the disk tier, since leases pin as much as they may.
+    pub unlent_chunks: u64,
     /// Chunks evicted.
     pub evicted_chunks: u64,
     /// Chunks whose checksum was wrong; each is quarantined.
@@ -84,6 +92,8 @@ pub struct Stats {
     pub recipes: u64,
     /// Their bytes, roughly.
     pub recipe_bytes: u64,
+    /// The disk tier; all zero where there is none.
+    pub disk: larder_tiering::disk::Stats,
     /// Each engine.
     pub engines: Vec<EngineStats>,
 }

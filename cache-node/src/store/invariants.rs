@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::arena::State;
+use super::disk::DiskTier;
 use super::{SLOTS_PER_EXTENT, Store};
 
 /// A named check.
 type Invariant = (&'static str, fn(&Store) -> bool);
 
-const INVARIANTS: [Invariant; 10] = [
+const INVARIANTS: [Invariant; 11] = [
     ("every named chunk has its slot, every slot in use its name", names_and_slots_agree),
     ("pins are exactly what leases and verifications hold", pins_are_holds),
     ("a pinned slot is held or quarantined, never free or being written", pinned_slots_are_readable),
@@ -22,6 +23,7 @@ const INVARIANTS: [Invariant; 10] = [
     ("a generation is even exactly where a chunk can be read", generations_say_readable),
     ("leases, expiries and sessions name each other", leases_are_known_everywhere),
     ("pinned bytes are within their limit", pinned_bytes_are_bounded),
+    ("the disk tier keeps its own invariants, and waits for what the store does", the_disk_tier_agrees),
 ];
 
 impl Store {
@@ -45,11 +47,13 @@ fn names_and_slots_agree(store: &Store) -> bool {
         named += 1;
         store.chunks.get(name) == Some(&slot)
     });
-    let copied: BTreeSet<u32> = store.copies.values().map(|copying| copying.slot).collect();
+    let raised: Vec<u32> = store.disk.iter().flat_map(DiskTier::raised).collect();
+    let written_to = store.copies.values().map(|copying| copying.slot).chain(raised.iter().copied());
+    let copied: BTreeSet<u32> = written_to.collect();
     let writing = store.arena.slots().filter(|(_, found)| matches!(found.state, State::Writing(_)));
     agree
         && named == store.chunks.len()
-        && copied.len() == store.copies.len()
+        && copied.len() == store.copies.len() + raised.len()
         && copied == writing.map(|(slot, _)| slot).collect()
 }
 
@@ -128,7 +132,11 @@ fn leases_are_known_everywhere(store: &Store) -> bool {
     of_sessions == store.leases.len()
         && in_sessions.clone().all(|lease| store.leases.contains_key(lease))
         && store.expiries.iter().all(|(_, lease)| store.leases.contains_key(lease))
-        && store.leases.len() + store.openings.len() <= store.settings.leases_max
+        && store.leases.len() + store.openings.len() + store.waiting.len() <= store.settings.leases_max
+}
+
+fn the_disk_tier_agrees(store: &Store) -> bool {
+    store.disk.as_ref().is_none_or(|disk| disk.check_invariants().is_ok())
 }
 
 fn pinned_bytes_are_bounded(store: &Store) -> bool {

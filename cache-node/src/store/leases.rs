@@ -7,6 +7,7 @@ use larder_protocol::LeaseId;
 use larder_protocol::code::ErrorCode;
 use larder_protocol::message::{Complete, Load, Okay, Release};
 
+use super::disk::DiskTier;
 use super::sessions::error;
 use super::{ConnectionId, Output, SessionId, Store, send};
 
@@ -140,12 +141,13 @@ impl Store {
         }
     }
 
-    /// How often each slot is held by leases and verifications.
+    /// How often each slot is held by leases, verifications and writes to disk.
     pub(super) fn holds(&self) -> BTreeMap<u32, u32> {
         let leased = self.leases.values().flat_map(|lease| &lease.chunks);
         let opening = self.openings.values().flat_map(|opening| &opening.chunks);
+        let written = self.disk.iter().flat_map(DiskTier::written);
         let mut holds = BTreeMap::new();
-        leased.chain(opening).for_each(|pinned| *holds.entry(pinned.slot).or_default() += 1);
+        leased.chain(opening).chain(written).for_each(|pinned| *holds.entry(pinned.slot).or_default() += 1);
         holds
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use larder_protocol::code::MissReason;
 use larder_protocol::control::{StageAnswer, StageReason};
-use larder_protocol::message::{Grant, Leased, Lookup, Miss, ToEngine};
-use larder_protocol::{BlockKey, LeaseId, StoreNamespace, Tag};
+use larder_protocol::message::{Grant, Leased, Lookup, Miss, Pending, ToEngine};
+use larder_protocol::{BlockKey, LeaseId, StoreNamespace, Tag, Version};
 
+use super::disk::Raising;
 use super::leases::{Lease, Pinned};
 use super::{
     Check, ChunkName, ConnectionId, Finding, Output, SessionId, Store, Ticket, Verify, VerifyId, send,
@@ -19,6 +20,8 @@ pub(super) enum Asker {
     Lookup {
         connection: ConnectionId,
         id: u64,
+        /// The engine can be told to ask again.
+        may_wait: bool,
     },
     Stage {
         ticket: Ticket,
@@ -48,6 +51,7 @@ pub(super) struct Opening {
 /// The leading chunks that are held, pinned.
 struct Held {
     chunks: Vec<Pinned>,
+    bytes: u64,
     cut: bool,
 }
 
@@ -76,6 +80,7 @@ impl Store {
             };
             self.recipes.note_keys(tag, &keys);
         }
+        let may_wait = self.connections.get(&connection).is_some_and(|it| it.version >= Version::V2);
         self.counts.lookups += 1;
         let asked = lookup.keys.len() as u64 * u64::from(layout.tokens_per_chunk);
         let opening = OpeningRequest {
@@ -84,27 +89,39 @@ impl Store {
             tokens_per_chunk: layout.tokens_per_chunk,
             lease: fresh,
             stop_at: now.saturating_add(self.settings.lookup_deadline),
-            asker: Asker::Lookup { connection, id: lookup.id },
+            asker: Asker::Lookup { connection, id: lookup.id, may_wait },
         };
         self.counts.looked_up_tokens += asked;
-        self.open(opening, lookup.keys.iter(), u64::MAX, now, out);
+        self.open(opening, &lookup.keys, u64::MAX, true, now, out);
     }
 
-    /// Pins the leading held chunks and has them verified, or answers at once.
-    pub(super) fn open<'a>(
+    /// Pins the leading held chunks and has them verified, or answers at once. What lies on disk behind them is brought
+    /// up if it `may_raise`: a stage call waits for that, a lookup is told to ask again, if its engine understands.
+    pub(super) fn open(
         &mut self,
         request: OpeningRequest,
-        keys: impl Iterator<Item = &'a BlockKey>,
+        keys: &[BlockKey],
         bytes_max: u64,
+        may_raise: bool,
         now: Duration,
         out: &mut Vec<Output>,
     ) {
-        let busy = self.leases.len() + self.openings.len() >= self.settings.leases_max
+        let busy = self.leases.len() + self.openings.len() + self.waiting.len() >= self.settings.leases_max
             || self.openings.len() >= self.settings.verifications_max
             || self.leases.contains_key(&request.lease);
-        let mut held = Held { chunks: Vec::new(), cut: busy };
+        let mut held = Held { chunks: Vec::new(), bytes: 0, cut: busy };
         if !busy {
-            held = self.pin_leading(request.namespace, keys, bytes_max);
+            held = self.pin_leading(request.namespace, keys.iter(), bytes_max);
+        }
+        if may_raise && !held.cut && held.chunks.len() < keys.len() {
+            let last = held.chunks.last().map(|pinned| pinned.slot);
+            let (missing, left) = (&keys[held.chunks.len()..], bytes_max - held.bytes);
+            let raising = self.raise(&request, missing, last, left, now, out);
+            let waits = matches!(request.asker, Asker::Stage { .. } | Asker::Lookup { may_wait: true, .. });
+            if raising.chunks > 0 && waits {
+                held.chunks.iter().for_each(|pinned| self.arena.unpin(pinned.slot));
+                return self.answer_later(request, keys, bytes_max, raising, out);
+            }
         }
         if held.chunks.is_empty() {
             let none = if held.cut { Nothing::Busy } else { Nothing::NotHeld };
@@ -136,14 +153,32 @@ impl Store {
         out.push(Output::Verify { verify, checks, stop_at: request.stop_at });
     }
 
+    /// Chunks are coming up: a stage call waits for them, an engine asks again.
+    fn answer_later(
+        &mut self,
+        request: OpeningRequest,
+        keys: &[BlockKey],
+        bytes_max: u64,
+        raising: Raising,
+        out: &mut Vec<Output>,
+    ) {
+        match &request.asker {
+            Asker::Stage { .. } => self.wait(request, keys, bytes_max, raising.loads),
+            Asker::Lookup { connection, id, .. } => {
+                self.counts.lookups_pending += 1;
+                let pending = Pending { id: *id, chunks: raising.chunks, bytes: raising.bytes };
+                out.push(send(*connection, pending));
+            }
+        }
+    }
+
     fn pin_leading<'a>(
         &mut self,
         namespace: StoreNamespace,
         keys: impl Iterator<Item = &'a BlockKey>,
         bytes_max: u64,
     ) -> Held {
-        let mut held = Held { chunks: Vec::new(), cut: false };
-        let mut bytes = 0;
+        let mut held = Held { chunks: Vec::new(), bytes: 0, cut: false };
         for key in keys {
             let name = ChunkName { namespace, key: key.clone() };
             let Some(slot) = self.chunks.get(&name).copied().filter(|slot| self.arena.held(*slot).is_some())
@@ -151,11 +186,12 @@ impl Store {
                 break;
             };
             let more = if self.arena.slot(slot).pins == 0 { self.arena.stride(slot) } else { 0 };
-            bytes += self.arena.held(slot).map_or(0, |held| held.bytes);
+            let bytes = held.bytes + self.arena.held(slot).map_or(0, |held| held.bytes);
             if self.arena.pinned_bytes + more > self.settings.pinned_bytes_max || bytes > bytes_max {
                 held.cut = true;
                 break;
             }
+            held.bytes = bytes;
             self.arena.pin(slot);
             held.chunks.push(Pinned { slot, generation: self.arena.generation(slot) });
         }
@@ -233,7 +269,7 @@ impl Store {
         }
     }
 
-    fn quarantine(&mut self, pinned: Pinned) {
+    pub(super) fn quarantine(&mut self, pinned: Pinned) {
         if self.arena.generation(pinned.slot) != pinned.generation {
             return;
         }
@@ -252,6 +288,7 @@ impl Store {
         let bytes = slots.iter().filter_map(|slot| self.arena.held(*slot)).map(|held| held.bytes).sum();
         let expires_ms = u32::try_from(self.settings.lease_ttl.as_millis()).unwrap_or(u32::MAX);
         let count = chunks.len();
+        self.note_grant(&chunks);
         let lease = Lease {
             session,
             chunks,
@@ -267,7 +304,7 @@ impl Store {
         let holder = self.sessions.get_mut(&session).expect("only a live session is granted a lease");
         holder.leases.insert(id);
         match asker {
-            Asker::Lookup { connection, id: request } => {
+            Asker::Lookup { connection, id: request, .. } => {
                 self.counts.lookup_hits += 1;
                 self.counts.hit_tokens += tokens;
                 let leased = Leased { id: request, lease: id, slots, generations, expires_ms };
@@ -299,7 +336,7 @@ impl Store {
 
     pub(super) fn answer_nothing(&mut self, asker: Asker, why: Nothing, out: &mut Vec<Output>) {
         match asker {
-            Asker::Lookup { connection, id } => {
+            Asker::Lookup { connection, id, .. } => {
                 self.counts.lookup_misses += 1;
                 out.push(send(connection, Miss { id, reason: why.miss() }));
             }
@@ -312,6 +349,7 @@ impl Store {
 }
 
 /// What a lease is to be opened for.
+#[derive(Debug)]
 pub(super) struct OpeningRequest {
     pub(super) session: SessionId,
     pub(super) namespace: StoreNamespace,

@@ -6,6 +6,8 @@ use larder_protocol::control::{StageAnswer, StageRequest};
 use larder_protocol::message::{Registered, ToEngine, ToNode};
 use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId};
 
+use super::ChunkName;
+
 /// One connection of the engine port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -25,6 +27,13 @@ pub struct CopyId(pub u64);
 /// A question of the control API that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
+
+/// What happens to the disk tier, with chunks by their names. Of these the store takes from outside what ends a job or
+/// tells of earlier runs; the rest it says itself.
+pub type DiskInput = larder_tiering::disk::Input<ChunkName>;
+
+/// What the disk tier has done outside.
+pub type DiskOp = larder_tiering::disk::Op<ChunkName>;
 
 /// What happened outside.
 #[derive(Debug)]
@@ -100,6 +109,8 @@ pub enum Input {
         /// The request.
         request: StageRequest,
     },
+    /// Something of the disk tier happened outside.
+    Disk(DiskInput),
     /// A test damages what the store holds.
     Damage {
         /// Where the answer goes.
@@ -237,6 +248,13 @@ pub enum Output {
         checks: Vec<Check>,
         /// Chunks not begun by then are skipped.
         stop_at: Duration,
+    },
+    /// Carry out what the disk tier decided. All but loads in this order; loads at any time.
+    Disk {
+        /// What to do.
+        op: DiskOp,
+        /// Where in the slab the chunk lies that is written, or goes that is loaded, in bytes.
+        offset: u64,
     },
     /// Carry out a [`Damage`] in the slab; `None` if it named nothing, or needs no write.
     Damaged {

@@ -22,6 +22,8 @@ pub(super) struct Connection {
     pub(super) session: Option<SessionId>,
     pub(super) role: Role,
     pub(super) registered: bool,
+    /// What it speaks; the first until a hello was accepted.
+    pub(super) version: Version,
     watched: bool,
     faults: u32,
     /// When it was accepted.
@@ -76,6 +78,7 @@ impl Store {
             session: None,
             role: Role::Scheduler,
             registered: false,
+            version: Version::V1,
             watched,
             faults: 0,
             since: now,
@@ -188,6 +191,7 @@ impl Store {
         }
         found.endpoint = found.endpoint.take().or(hello.endpoint);
         let connection = self.connections.get_mut(&id).expect("only a known connection says hello");
+        connection.version = version;
         connection.session = Some(session);
         connection.role = hello.role;
         Ok(version)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder_protocol::control::{StageAnswer, StageReason, StageRequest};
-use larder_protocol::{LeaseId, Tag};
+use larder_protocol::{BlockKey, LeaseId, Tag};
 
 use super::opening::{Asker, OpeningRequest, nothing};
 use super::sessions::NoSession;
@@ -54,7 +54,8 @@ impl Store {
             asker: Asker::Stage { ticket, tag, named: plan.keys.len(), ends: plan.keys.clone() },
         };
         let bytes_max = request.max_bytes.unwrap_or(u64::MAX);
-        self.open(opening, plan.keys.iter().map(|(_, key)| key), bytes_max, now, out);
+        let keys: Vec<BlockKey> = plan.keys.into_iter().map(|(_, key)| key).collect();
+        self.open(opening, &keys, bytes_max, true, now, out);
     }
 
     /// What staging would give, by the catalog alone.
@@ -71,8 +72,9 @@ impl Store {
         let layout =
             session.and_then(|session| session.layout.as_ref()).expect("a serving session has a layout");
         let held = |key| {
-            let slot = self.chunks.get(&ChunkName { namespace: layout.namespace, key });
-            slot.is_some_and(|slot| self.arena.held(*slot).is_some())
+            let name = ChunkName { namespace: layout.namespace, key };
+            let slot = self.chunks.get(&name);
+            slot.is_some_and(|slot| self.arena.held(*slot).is_some()) || self.is_on_disk(&name)
         };
         let leading = plan.keys.iter().take_while(|(_, key)| held(key.clone())).count() as u64;
         let chunks = leading.min(request.max_bytes.unwrap_or(u64::MAX) / layout.chunk_bytes);

@@ -6,8 +6,11 @@ use larder_protocol::message::{
 };
 use larder_protocol::{BlockKey, Checksum, Tag};
 
+use larder_tiering::disk::{Limits, LoadFault, Location, WriteFault};
+
 use super::*;
 
+mod disk;
 mod ending;
 mod random;
 mod serving;

@@ -105,7 +105,7 @@ pub(crate) struct Engine {
 
 pub(crate) fn hello(role: Role, rank: u32, engine: &str) -> Hello {
     Hello {
-        versions: vec![1],
+        versions: vec![1, 2],
         role,
         rank,
         engine: engine.to_owned(),
@@ -157,6 +157,11 @@ pub(crate) fn keys(numbers: std::ops::Range<u64>) -> Vec<BlockKey> {
 
 impl Engine {
     pub(crate) fn connect(socket: &Path, name: &str, register: Register) -> Self {
+        Self::connect_speaking(socket, name, register, &[1, 2])
+    }
+
+    pub(crate) fn connect_speaking(socket: &Path, name: &str, register: Register, versions: &[u16]) -> Self {
+        let hello = |role, rank, name| Hello { versions: versions.to_vec(), ..hello(role, rank, name) };
         let workers = (0..register.world).map(|rank| {
             let mut wire = Wire::connect(socket);
             assert!(matches!(wire.ask(hello(Role::Worker, rank, name)), ToEngine::Welcome(_)));
@@ -232,6 +237,17 @@ impl Engine {
         self.hear()
     }
 
+    /// Like [`Self::ask`]; `None` if the node is gone.
+    pub(crate) fn try_ask(&mut self, message: impl Into<ToNode>) -> Option<ToEngine> {
+        self.wire.stream.write_all(&frame(&message.into().encode())).ok()?;
+        loop {
+            match self.wire.hear()? {
+                ToEngine::Grant(grant) => self.grants.push(grant),
+                other => return Some(other),
+            }
+        }
+    }
+
     pub(crate) fn commit_message(&mut self, numbers: std::ops::Range<u64>) -> Commit {
         let tokens = self.register.tokens_per_block * self.register.blocks_per_chunk;
         let count = (numbers.end - numbers.start) as u32;
@@ -260,17 +276,34 @@ impl Engine {
     }
 
     pub(crate) fn lookup_tagged(&mut self, numbers: std::ops::Range<u64>, tag: Option<Tag>) -> ToEngine {
+        let message = self.lookup_message(numbers, tag);
+        self.ask(message)
+    }
+
+    pub(crate) fn lookup_message(&mut self, numbers: std::ops::Range<u64>, tag: Option<Tag>) -> Lookup {
         let tokens = self.register.tokens_per_block * self.register.blocks_per_chunk;
         let count = (numbers.end - numbers.start) as u32;
-        let lookup = Lookup {
+        Lookup {
             id: self.id(),
             keys: keys(numbers),
             end_tokens: (1..=count).map(|index| index * tokens).collect(),
             request: Some("r".into()),
             tag,
             prompt_tokens: Some(count * tokens + 3),
-        };
-        self.ask(lookup)
+        }
+    }
+
+    /// Looks up until nothing is coming up any more.
+    pub(crate) fn lookup_patiently(&mut self, numbers: std::ops::Range<u64>) -> ToEngine {
+        let start = std::time::Instant::now();
+        loop {
+            match self.lookup(numbers.clone()) {
+                ToEngine::Pending(_) if start.elapsed() < PATIENCE => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
     }
 
     pub(crate) fn lookup(&mut self, numbers: std::ops::Range<u64>) -> ToEngine {
@@ -309,7 +342,7 @@ impl Engine {
     /// Looks up, loads, compares, completes and releases. Returns how many chunks were held.
     pub(crate) fn load_and_compare(&mut self, numbers: std::ops::Range<u64>) -> usize {
         let first = numbers.start;
-        let leased = match self.lookup(numbers) {
+        let leased = match self.lookup_patiently(numbers) {
             ToEngine::Leased(leased) => leased,
             ToEngine::Miss(_) => return 0,
             other => panic!("{other:?}"),

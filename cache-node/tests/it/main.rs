@@ -5,7 +5,9 @@
 
 mod control;
 mod crashes;
+mod disk;
 mod engine;
 mod faults;
+mod kills;
 mod node;
 mod serving;

@@ -50,8 +50,22 @@ pub(crate) fn command(config: &Path) -> Command {
 }
 
 pub(crate) fn start_in(directory: TempDir, lines: &str) -> Node {
+    start_by(directory, lines, &[])
+}
+
+/// Starts a node through a program that ends by running what stands behind its own arguments.
+pub(crate) fn start_by(directory: TempDir, lines: &str, program: &[&str]) -> Node {
     let config = config(directory.path(), lines);
-    let mut child = command(&config).stdout(Stdio::piped()).spawn().unwrap();
+    let node = command(&config);
+    let mut command = match program {
+        [] => node,
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(node.get_program()).args(node.get_args());
+            command
+        }
+    };
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut printed = BufReader::new(child.stdout.take().unwrap()).lines();
     let socket = printed.next().unwrap().unwrap();
     assert_eq!(socket, format!("engine socket {}", directory.path().join("node.sock").display()));

@@ -161,6 +161,11 @@ impl Order {
         Some(found.into_iter().map(|(_, slot)| slot).collect())
     }
 
+    /// The tokens that a use of a chunk saves, and those of its prompt that end with it.
+    pub fn tokens(&self, slot: u32) -> Option<(u32, u32)> {
+        self.chunks.get(&slot).map(|chunk| (chunk.tokens, chunk.end))
+    }
+
     /// Whether a chunk may go now: it is here, nobody holds it, and nothing here continues it.
     pub fn may_go(&self, slot: u32) -> bool {
         self.chunks.get(&slot).is_some_and(Chunk::may_go)

@@ -18,6 +18,9 @@ pub struct Uses {
 }
 
 impl Uses {
+    /// No use at all: worth less than anything that was ever used.
+    pub const NONE: Self = Self { log2_sum: f64::MIN };
+
     /// One use at `now`.
     pub fn first(now: Duration, half_life: Duration) -> Self {
         Self { log2_sum: half_lives(now, half_life) }
@@ -25,7 +28,15 @@ impl Uses {
 
     /// One more at `now`, in any order.
     pub fn again(&mut self, now: Duration, half_life: Duration) {
-        let one = half_lives(now, half_life);
+        self.add(now, half_life, 1);
+    }
+
+    /// `weight` uses at once at `now`, in any order; none if `weight` is 0.
+    pub fn add(&mut self, now: Duration, half_life: Duration, weight: u32) {
+        let one = half_lives(now, half_life) + f64::from(weight).log2();
+        if weight == 0 {
+            return;
+        }
         let (more, less) = if self.log2_sum > one { (self.log2_sum, one) } else { (one, self.log2_sum) };
         self.log2_sum = more + (less - more).exp2().ln_1p() / std::f64::consts::LN_2;
     }

@@ -121,6 +121,16 @@ messages! {
         expires_ms: u32,
     }
 
+    /// Since version 2: what is held is coming up from a slower tier. Ask again: nobody is told when it is there.
+    "pending" => Pending {
+        /// Request id.
+        id: u64,
+        /// Chunks that are coming up.
+        chunks: u32,
+        /// Their bytes.
+        bytes: u64,
+    }
+
     /// Nothing to lease.
     "miss" => Miss {
         /// Request id.

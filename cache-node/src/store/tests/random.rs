@@ -21,6 +21,7 @@ enum Happening {
     Release { which: usize },
     Work { which: usize },
     Damage { nth: usize },
+    Rot { nth: usize },
     Wait { seconds: u64 },
 }
 
@@ -38,6 +39,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => any::<usize>().prop_map(|which| Happening::Release { which }),
         16 => any::<usize>().prop_map(|which| Happening::Work { which }),
         1 => any::<usize>().prop_map(|nth| Happening::Damage { nth }),
+        1 => any::<usize>().prop_map(|nth| Happening::Rot { nth }),
         2 => (1_u64..20).prop_map(|seconds| Happening::Wait { seconds }),
     ]
 }
@@ -68,9 +70,13 @@ struct History {
 }
 
 impl History {
-    fn new() -> Self {
+    fn new(admit_uses: Option<u32>) -> Self {
+        let world = match admit_uses {
+            None => World::new(settings()),
+            Some(uses) => World::with_disk(settings(), uses),
+        };
         Self {
-            world: World::new(settings()),
+            world,
             engines: HashMap::new(),
             runs: 10,
             known: Vec::new(),
@@ -102,6 +108,10 @@ impl History {
                 let damage = Damage::Flip { key: None, nth: nth % 32, byte: 0, bit: 0 };
                 self.damaged |= self.world.store.stats().chunks > nth as u64 % 32;
                 self.world.step(Input::Damage { ticket: Ticket(0), damage });
+            }
+            Happening::Rot { nth } => {
+                let count = self.world.disk.len().max(1);
+                self.world.disk.values_mut().nth(nth % count).into_iter().for_each(|it| it.damaged = true);
             }
             Happening::Wait { seconds } => self.world.later(seconds),
         }
@@ -267,9 +277,12 @@ impl History {
             self.die(0);
         }
         self.world.later(3600);
+        self.world.work_all();
         let stats = self.world.store.stats();
         assert_eq!((stats.pinned_bytes, stats.leases, stats.sessions), (0, 0, 0));
         assert_eq!((stats.verifications, stats.copies, stats.writing_slots), (0, 0, 0));
+        assert_eq!((stats.disk.writes, stats.disk.loads), (0, 0));
+        assert!(self.world.store.waiting.is_empty());
         assert!(self.world.store.commits.is_empty() && self.world.store.sessions.is_empty());
         assert!(self.world.store.connections.is_empty());
     }
@@ -278,8 +291,11 @@ impl History {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn invariants_hold_and_everything_comes_back(happenings in prop::collection::vec(happening(), 1..400)) {
-        let mut history = History::new();
+    fn invariants_hold_and_everything_comes_back(
+        admit_uses in prop::option::weighted(0.7, 0_u32..3),
+        happenings in prop::collection::vec(happening(), 1..400),
+    ) {
+        let mut history = History::new(admit_uses);
         for happening in &happenings {
             history.happen(happening);
         }

@@ -15,6 +15,7 @@ pub(super) struct Bytes {
 pub(super) enum Job {
     Copy { copy: CopyId, content: u64, to: u64 },
     Verify { verify: VerifyId, checks: Vec<Check> },
+    Disk { op: DiskOp, offset: u64 },
 }
 
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct World {
     pub(super) generations: HashMap<u32, u64>,
     /// Each session's region by offset.
     pub(super) regions: HashMap<(SessionId, u64), u64>,
+    /// What was written to disk, by where its record begins.
+    pub(super) disk: HashMap<Location, Bytes>,
     pub(super) jobs: Vec<Job>,
     pub(super) said: Vec<(ConnectionId, ToEngine)>,
     pub(super) answers: Vec<(Ticket, larder_protocol::control::StageAnswer)>,
@@ -43,6 +46,7 @@ impl World {
             slab: HashMap::new(),
             generations: HashMap::new(),
             regions: HashMap::new(),
+            disk: HashMap::new(),
             jobs: Vec::new(),
             said: Vec::new(),
             answers: Vec::new(),
@@ -50,6 +54,22 @@ impl World {
             forgotten: Vec::new(),
             fresh: 0,
         }
+    }
+
+    /// A world with a disk tier of eight segments of 1 MiB, each of seven chunks of 128 KiB.
+    pub(super) fn with_disk(settings: Settings, admit_uses: u32) -> Self {
+        let limits = Limits {
+            capacity_bytes: 8 * MIB,
+            segment_bytes: MIB,
+            write_bytes_per_s: Some(8 * MIB),
+            admit_uses,
+            writes_max: 6,
+            loads_max: 6,
+            half_life: HALF_LIFE,
+        };
+        let mut world = Self::new(settings.clone());
+        world.store = Store::new(settings).with_disk(limits, &[]);
+        world
     }
 
     pub(super) fn fresh(&mut self) -> LeaseId {
@@ -86,6 +106,11 @@ impl World {
                 self.slab.insert(to, Bytes { content: u64::MAX, damaged: false });
                 self.jobs.push(Job::Copy { copy, content, to });
             }
+            Output::Disk { op: DiskOp::Create { .. }, .. } => {}
+            Output::Disk { op: DiskOp::Remove { segment }, .. } => {
+                self.disk.retain(|at, _| at.segment != segment);
+            }
+            Output::Disk { op, offset } => self.jobs.push(Job::Disk { op, offset }),
             Output::Verify { verify, checks, .. } => self.jobs.push(Job::Verify { verify, checks }),
             Output::Damaged { flip, .. } => {
                 if let Some((offset, _)) = flip {
@@ -111,7 +136,35 @@ impl World {
                 let found = checks.iter().map(find).collect();
                 self.step(Input::Verified { verify, found });
             }
+            Job::Disk { op, offset } => self.work_on_disk(op, offset),
         }
+    }
+
+    fn work_on_disk(&mut self, op: DiskOp, offset: u64) {
+        let right = |bytes: &Bytes, sum: u128| u128::from(bytes.content) == sum && !bytes.damaged;
+        let input = match op {
+            DiskOp::Write { write, at, chunk, .. } => {
+                let bytes = self.slab[&offset].clone();
+                let outcome = if right(&bytes, chunk.sum) { Ok(()) } else { Err(WriteFault::Damaged) };
+                self.disk.insert(at, bytes);
+                DiskInput::Written { write, outcome }
+            }
+            DiskOp::Load { load, at, chunk, .. } => {
+                // Whatever lies there arrives; only the checksum tells what it is.
+                let outcome = match self.disk.get(&at).cloned() {
+                    None => Err(LoadFault::Io),
+                    Some(bytes) => {
+                        let right = right(&bytes, chunk.sum);
+                        self.slab.insert(offset, bytes);
+                        if right { Ok(()) } else { Err(LoadFault::Damaged) }
+                    }
+                };
+                DiskInput::Loaded { load, outcome }
+            }
+            DiskOp::Seal { segment, .. } => DiskInput::Sealed { segment, outcome: Ok(()) },
+            DiskOp::Create { .. } | DiskOp::Remove { .. } => return,
+        };
+        self.step(Input::Disk(input));
     }
 
     pub(super) fn work_all(&mut self) {
@@ -135,7 +188,7 @@ impl World {
         for (connection, role) in [(worker, Role::Worker), (scheduler, Role::Scheduler)] {
             self.step(Input::Accepted { connection, watched });
             let hello = Hello {
-                versions: vec![1, 7],
+                versions: vec![1, 2, 7],
                 role,
                 rank: 0,
                 engine: format!("e{n}"),

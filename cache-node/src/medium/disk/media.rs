@@ -1,0 +1,100 @@
+//! Where segments lie: a directory of files, or memory that fails on purpose.
+
+use std::io;
+
+pub mod fake;
+mod files;
+
+pub use files::{Access, Files};
+
+/// One part of a bulk read.
+#[derive(Debug)]
+pub struct Read<'a> {
+    /// The segment.
+    pub segment: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+    /// Filled.
+    pub bytes: &'a mut [u8],
+}
+
+/// One part of a bulk write.
+#[derive(Debug)]
+pub struct Write<'a> {
+    /// The segment.
+    pub segment: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+    /// Written one after the other.
+    pub parts: [&'a [u8]; 2],
+}
+
+/// Segments by number. Calls may come from several threads; a segment has one writer. Bytes that begin at whole blocks in
+/// the segment and in memory, and are whole blocks, may go past the page cache.
+pub trait Media: Send + Sync {
+    /// Makes an empty segment.
+    ///
+    /// # Errors
+    /// What the system said; also if it is there already.
+    fn create(&self, segment: u64) -> io::Result<()>;
+
+    /// Writes all parts, one after the other, or some of them and an error.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn write(&self, segment: u64, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
+
+    /// Fills `bytes`.
+    ///
+    /// # Errors
+    /// What the system said; `UnexpectedEof` past the segment's end.
+    fn read(&self, segment: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Several writes, in any order. One result for each.
+    fn write_many(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
+        writes.iter().map(|write| self.write(write.segment, write.offset, &write.parts)).collect()
+    }
+
+    /// Several reads, in any order. One result for each.
+    fn read_many(&self, reads: &mut [Read<'_>]) -> Vec<io::Result<()>> {
+        reads.iter_mut().map(|read| self.read(read.segment, read.offset, read.bytes)).collect()
+    }
+
+    /// How many reads or writes are worth handing over at once.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// A segment's length in bytes.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn length(&self, segment: u64) -> io::Result<u64>;
+
+    /// Cuts a segment off.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn truncate(&self, segment: u64, length: u64) -> io::Result<()>;
+
+    /// What was written before survives a loss of power after this.
+    ///
+    /// # Errors
+    /// What the system said: then what was written since the last success may be lost.
+    fn sync(&self, segment: u64) -> io::Result<()>;
+
+    /// Forgets a segment. Reads under way may fail or still see it.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn remove(&self, segment: u64) -> io::Result<()>;
+
+    /// Every segment, the lowest number first.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn segments(&self) -> io::Result<Vec<u64>>;
+}
+
+#[cfg(test)]
+mod tests;

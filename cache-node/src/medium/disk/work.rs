@@ -1,0 +1,205 @@
+//! What the disk tier decided, carried out on segments: appending, sealing, reading back. No thread is started here.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use larder_protocol::chunk_checksum;
+use larder_tiering::disk::{BLOCK_BYTES, Chunk, LoadFault, Location, WriteFault};
+
+use super::log::{self, Placed, Record, TAIL_RECORDS};
+use super::media::{Media, Read, Write};
+use crate::store::Verify;
+
+/// Bytes written before what was written is made durable. At most so much of the tier is lost with the power.
+const SYNC_BYTES: u64 = 64 << 20;
+
+/// The most records that are handed to the medium at one time; recovery checks as many at a segment's end.
+pub const WRITES_AT_ONCE: usize = TAIL_RECORDS;
+
+/// A chunk to be appended.
+#[derive(Debug)]
+pub struct Append<'a> {
+    /// Where its record begins.
+    pub at: Location,
+    /// The record.
+    pub record: &'a Record,
+    /// The chunk and what fills its last block.
+    pub bytes: &'a [u8],
+}
+
+/// A chunk to be read back.
+#[derive(Debug)]
+pub struct Load<'a> {
+    /// Where its record begins.
+    pub at: Location,
+    /// What it must be.
+    pub chunk: Chunk,
+    /// Filled with the chunk and what fills its last block.
+    pub bytes: &'a mut [u8],
+}
+
+/// The one writer of all segments.
+pub struct Appender {
+    media: Arc<dyn Media>,
+    verify: Verify,
+    /// Records of segments that have no index yet.
+    open: HashMap<u64, Vec<Placed>>,
+    /// Bytes written and not synced, and to which segment the last of them went.
+    unsynced: (u64, u64),
+}
+
+impl Appender {
+    /// A writer to `media`.
+    pub fn new(media: Arc<dyn Media>, verify: Verify) -> Self {
+        Self { media, verify, open: HashMap::new(), unsynced: (0, 0) }
+    }
+
+    /// Makes a segment. If that fails, so will what is written to it.
+    pub fn create(&mut self, segment: u64) {
+        match self.media.create(segment) {
+            Ok(()) => drop(self.open.insert(segment, Vec::new())),
+            Err(error) => tracing::warn!(segment, %error, "a segment cannot be made"),
+        }
+    }
+
+    /// Appends chunks of one segment. Each is compared with its checksum first: nothing that was damaged in memory is
+    /// kept on disk.
+    pub fn append(&mut self, appends: &[Append<'_>]) -> Vec<Result<(), WriteFault>> {
+        debug_assert!(appends.len() <= WRITES_AT_ONCE, "recovery checks no more than that");
+        let good = |append: &Append<'_>| {
+            let chunk = &append.bytes[..append.record.chunk.bytes as usize];
+            self.verify == Verify::Off || chunk_checksum(chunk).0 == append.record.chunk.sum
+        };
+        let mut results: Vec<Result<(), WriteFault>> = appends
+            .iter()
+            .map(|append| match self.open.contains_key(&append.at.segment) {
+                false => Err(WriteFault::Io),
+                true if good(append) => Ok(()),
+                true => Err(WriteFault::Damaged),
+            })
+            .collect();
+        let wanted: Vec<usize> = (0..appends.len()).filter(|index| results[*index].is_ok()).collect();
+        let headers: Vec<Header> = wanted.iter().map(|index| Header::of(&appends[*index])).collect();
+        let writes: Vec<Write<'_>> = wanted
+            .iter()
+            .zip(&headers)
+            .map(|(index, header)| {
+                let Append { at, bytes, .. } = &appends[*index];
+                Write { segment: at.segment, offset: at.offset, parts: [header.block(), bytes] }
+            })
+            .collect();
+        for (index, written) in wanted.iter().zip(self.media.write_many(&writes)) {
+            let Append { at, record, .. } = &appends[*index];
+            match written {
+                Ok(()) => {
+                    self.open.entry(at.segment).or_default().push((at.offset, (*record).clone()));
+                    self.unsynced = (self.unsynced.0 + record.chunk.record_bytes(), at.segment);
+                }
+                Err(error) => {
+                    tracing::warn!(segment = at.segment, offset = at.offset, %error, "a chunk cannot be written to disk");
+                    results[*index] = Err(fault(&error));
+                }
+            }
+        }
+        if self.unsynced.0 >= SYNC_BYTES {
+            self.sync();
+        }
+        results
+    }
+
+    /// Makes durable what was written.
+    pub fn sync(&mut self) {
+        let (bytes, segment) = std::mem::take(&mut self.unsynced);
+        if bytes > 0
+            && let Err(error) = self.media.sync(segment)
+        {
+            tracing::warn!(segment, %error, "what was written to disk may be lost with the power");
+        }
+    }
+
+    /// Writes a segment's index and makes all of it durable.
+    ///
+    /// # Errors
+    /// Why there is no index: the headers tell all the same what is in it.
+    pub fn seal(&mut self, segment: u64, end: u64) -> Result<(), WriteFault> {
+        let records = self.open.remove(&segment).ok_or(WriteFault::Io)?;
+        if self.unsynced.1 == segment {
+            self.unsynced = (0, 0);
+        }
+        let index = log::index(segment, end, &records);
+        let written = self.media.write(segment, end, &[&index]).and_then(|()| self.media.sync(segment));
+        written.map_err(|error| {
+            tracing::warn!(segment, %error, "a segment cannot be given an index");
+            fault(&error)
+        })
+    }
+
+    /// Removes a segment.
+    pub fn remove(&mut self, segment: u64) {
+        self.open.remove(&segment);
+        if self.unsynced.1 == segment {
+            self.unsynced = (0, 0);
+        }
+        if let Err(error) = self.media.remove(segment) {
+            tracing::warn!(segment, %error, "a segment cannot be removed");
+        }
+    }
+}
+
+/// A record's header, at a multiple of a block in memory.
+struct Header {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Header {
+    fn of(append: &Append<'_>) -> Self {
+        let block = BLOCK_BYTES as usize;
+        let mut bytes = vec![0; 2 * block];
+        let start = bytes.as_ptr().align_offset(block).min(block);
+        let header = log::header(append.at.segment, append.at.offset, append.record);
+        bytes[start..start + block].copy_from_slice(&header);
+        Self { bytes, start }
+    }
+
+    fn block(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + BLOCK_BYTES as usize]
+    }
+}
+
+/// Reads chunks back and compares their checksums. What is not right must not be used.
+pub fn load(media: &dyn Media, verify: Verify, loads: &mut [Load<'_>]) -> Vec<Result<(), LoadFault>> {
+    let mut reads: Vec<Read<'_>> = loads
+        .iter_mut()
+        .map(|load| Read {
+            segment: load.at.segment,
+            offset: load.at.offset + BLOCK_BYTES,
+            bytes: &mut *load.bytes,
+        })
+        .collect();
+    let read = media.read_many(&mut reads);
+    loads
+        .iter()
+        .zip(read)
+        .map(|(load, read)| match read {
+            Err(error) => {
+                let Location { segment, offset } = load.at;
+                tracing::warn!(segment, offset, %error, "a chunk cannot be read from disk");
+                Err(LoadFault::Io)
+            }
+            Ok(()) if verify == Verify::Off => Ok(()),
+            Ok(()) => {
+                let chunk = &load.bytes[..load.chunk.bytes as usize];
+                let right = chunk_checksum(chunk).0 == load.chunk.sum;
+                if right { Ok(()) } else { Err(LoadFault::Damaged) }
+            }
+        })
+        .collect()
+}
+
+fn fault(error: &io::Error) -> WriteFault {
+    // EDQUOT is no kind of its own in all versions.
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if full { WriteFault::Full } else { WriteFault::Io }
+}

@@ -1,0 +1,295 @@
+//! The threads of the disk tier: one that writes, some that read, one that tells what earlier runs left. The store decides,
+//! these carry out.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use larder_tiering::disk::{BLOCK_BYTES, Found, LoadFault, LoadId, Location, Op, WriteFault, WriteId};
+use tokio::sync::mpsc::{Sender as Bounded, UnboundedSender};
+
+use crate::medium::disk::log::{self, Contents, Placed, Record};
+use crate::medium::disk::media::Media;
+use crate::medium::disk::work::{self, Append, Appender, Load, WRITES_AT_ONCE};
+use crate::medium::memory::SharedMemory;
+use crate::store::{ChunkName, DiskInput, DiskOp, Input, Verify};
+
+/// What was written is made durable after so much quiet.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// Chunks of earlier runs that the store is told of at one time: it serves nobody meanwhile.
+const FOUND_AT_ONCE: usize = 256;
+
+/// Tellings that may wait for the store; the reading waits then.
+pub const FOUND_WAITING: usize = 4;
+
+/// What the threads work with.
+#[derive(Clone)]
+pub struct DiskParts {
+    /// Where segments lie.
+    pub media: Arc<dyn Media>,
+    /// The host tier.
+    pub slab: Arc<SharedMemory>,
+    /// Whether checksums are compared.
+    pub verify: Verify,
+    /// Where results go: as many as jobs were given out.
+    pub results: UnboundedSender<Input>,
+}
+
+/// A job of the writing thread.
+enum WriteJob {
+    Create(u64),
+    Append { write: WriteId, at: Location, record: Record, from: u64 },
+    Seal { segment: u64, end: u64 },
+    Remove(u64),
+}
+
+#[derive(Debug)]
+struct LoadJob {
+    load: LoadId,
+    at: Location,
+    chunk: larder_tiering::disk::Chunk,
+    to: u64,
+}
+
+#[derive(Debug, Default)]
+struct LoadQueue {
+    /// As many as the tier gives out, which its limits bound.
+    jobs: VecDeque<LoadJob>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Loads {
+    queue: Mutex<LoadQueue>,
+    changed: Condvar,
+}
+
+/// The threads. Dropping it lets what was given out finish, makes it durable, and joins them.
+#[derive(Debug)]
+pub struct DiskThreads {
+    writer: Option<Sender<WriteJob>>,
+    loads: Arc<Loads>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for WriteJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WriteJob")
+    }
+}
+
+impl DiskThreads {
+    /// Starts the threads, `readers` of them to read.
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub fn start(parts: &DiskParts, readers: usize) -> std::io::Result<Self> {
+        let (writer, jobs) = channel();
+        let loads = Arc::new(Loads::default());
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let mut threads = Vec::new();
+        let writing = parts.clone();
+        threads.push(thread("disk-write").spawn(move || Writer::new(writing).work(&jobs))?);
+        for _ in 0..readers.max(1) {
+            let (loads, reading) = (Arc::clone(&loads), parts.clone());
+            threads.push(thread("disk-read").spawn(move || loads.work(&reading))?);
+        }
+        Ok(Self { writer: Some(writer), loads, threads })
+    }
+
+    /// Carries out what the tier decided; `offset` is the chunk's in the slab.
+    pub fn carry_out(&self, op: DiskOp, offset: u64) {
+        let job = match op {
+            Op::Load { load, at, chunk, .. } => {
+                return self.loads.add(LoadJob { load, at, chunk, to: offset });
+            }
+            Op::Create { segment } => WriteJob::Create(segment),
+            Op::Write { write, at, name, parent, chunk } => {
+                let record = Record { name, parent: parent.map(|parent| parent.key), chunk };
+                WriteJob::Append { write, at, record, from: offset }
+            }
+            Op::Seal { segment, end } => WriteJob::Seal { segment, end },
+            Op::Remove { segment } => WriteJob::Remove(segment),
+        };
+        if let Some(writer) = &self.writer {
+            // A writer that panicked has said so, and what it was given is never answered: its slots stay pinned.
+            let _ = writer.send(job);
+        }
+    }
+}
+
+impl Drop for DiskThreads {
+    fn drop(&mut self) {
+        self.writer = None;
+        self.loads.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.loads.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes in whole blocks: what a record has behind its header.
+fn in_blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK_BYTES)
+}
+
+struct Writer {
+    parts: DiskParts,
+    appender: Appender,
+}
+
+impl Writer {
+    fn new(parts: DiskParts) -> Self {
+        let appender = Appender::new(Arc::clone(&parts.media), parts.verify);
+        Self { parts, appender }
+    }
+
+    fn work(mut self, jobs: &Receiver<WriteJob>) {
+        let mut next = None;
+        loop {
+            let job = match next.take() {
+                Some(job) => job,
+                None => match jobs.recv_timeout(SYNC_AFTER) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.appender.sync();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return self.appender.sync(),
+                },
+            };
+            next = self.carry_out(job, jobs);
+        }
+    }
+
+    /// Carries a job out, an append together with those behind it. Returns the job that came after them.
+    fn carry_out(&mut self, job: WriteJob, jobs: &Receiver<WriteJob>) -> Option<WriteJob> {
+        match job {
+            WriteJob::Create(segment) => self.appender.create(segment),
+            WriteJob::Remove(segment) => self.appender.remove(segment),
+            WriteJob::Seal { segment, end } => {
+                let outcome = self.appender.seal(segment, end);
+                self.say(DiskInput::Sealed { segment, outcome });
+            }
+            WriteJob::Append { write, at, record, from } => {
+                let at_once = self.parts.media.depth().clamp(1, WRITES_AT_ONCE);
+                let mut appends = vec![(write, at, record, from)];
+                let mut next = None;
+                while appends.len() < at_once && next.is_none() {
+                    match jobs.try_recv() {
+                        Ok(WriteJob::Append { write, at, record, from }) => {
+                            appends.push((write, at, record, from))
+                        }
+                        Ok(other) => next = Some(other),
+                        Err(_) => break,
+                    }
+                }
+                self.append(&appends);
+                return next;
+            }
+        }
+        None
+    }
+
+    fn append(&mut self, appends: &[(WriteId, Location, Record, u64)]) {
+        let range =
+            |(_, _, record, from): &(WriteId, Location, Record, u64)| (*from, in_blocks(record.chunk.bytes));
+        let ranges: Vec<(u64, u64)> = appends.iter().map(range).collect();
+        let appender = &mut self.appender;
+        let outcomes: Vec<Result<(), WriteFault>> = self.parts.slab.with_bytes(&ranges, |slots| {
+            let appends = appends.iter().zip(slots.iter().copied());
+            let appends: Vec<Append<'_>> =
+                appends.map(|((_, at, record, _), bytes)| Append { at: *at, record, bytes }).collect();
+            appender.append(&appends)
+        });
+        for ((write, ..), outcome) in appends.iter().zip(outcomes) {
+            self.say(DiskInput::Written { write: *write, outcome });
+        }
+    }
+
+    fn say(&self, input: DiskInput) {
+        // If nobody listens the node is ending.
+        let _ = self.parts.results.send(Input::Disk(input));
+    }
+}
+
+impl Loads {
+    fn add(&self, job: LoadJob) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.push_back(job);
+        self.changed.notify_one();
+    }
+
+    /// The next jobs, as many as the medium takes at once; none when there will be no more.
+    fn next(&self, at_once: usize) -> Vec<LoadJob> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.jobs.is_empty() && !queue.closed {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let count = queue.jobs.len().min(at_once.max(1));
+        queue.jobs.drain(..count).collect()
+    }
+
+    fn work(&self, parts: &DiskParts) {
+        loop {
+            let jobs = self.next(parts.media.depth());
+            if jobs.is_empty() {
+                return;
+            }
+            let range = |job: &LoadJob| (job.to, in_blocks(job.chunk.bytes));
+            let ranges: Vec<(u64, u64)> = jobs.iter().map(range).collect();
+            let outcomes: Vec<Result<(), LoadFault>> = parts.slab.fill(&ranges, |slots| {
+                let load = |(job, bytes): (&LoadJob, _)| Load { at: job.at, chunk: job.chunk, bytes };
+                let mut loads: Vec<Load<'_>> = jobs.iter().zip(slots).map(load).collect();
+                work::load(&*parts.media, parts.verify, &mut loads)
+            });
+            for (job, outcome) in jobs.iter().zip(outcomes) {
+                let loaded = DiskInput::Loaded { load: job.load, outcome };
+                // If nobody listens the node is ending.
+                let _ = parts.results.send(Input::Disk(loaded));
+            }
+        }
+    }
+}
+
+/// Tells the store what is in segments of earlier runs, the newest first, and ends. A segment that cannot be read holds
+/// nothing, and is removed for that.
+pub fn tell_found(media: &dyn Media, earlier: &[(u64, u64)], found: &Bounded<Input>) {
+    let (mut chunks, started) = (0, std::time::Instant::now());
+    for (segment, length) in earlier.iter().rev() {
+        let Contents { records, length } = log::recover(media, *segment).unwrap_or_else(|error| {
+            tracing::warn!(segment, %error, "a segment of an earlier run cannot be read");
+            Contents { records: Vec::new(), length: *length }
+        });
+        chunks += records.len();
+        for input in tellings(*segment, records, length) {
+            if found.blocking_send(Input::Disk(input)).is_err() {
+                return;
+            }
+        }
+    }
+    if !earlier.is_empty() {
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(segments = earlier.len(), chunks, seconds, "found what earlier runs left on disk");
+    }
+}
+
+/// What a segment holds, in parts.
+pub fn tellings(segment: u64, records: Vec<Placed>, length: u64) -> Vec<DiskInput> {
+    let found = |(offset, record): Placed| {
+        let parent = record.parent.map(|key| ChunkName { namespace: record.name.namespace, key });
+        Found { offset, name: record.name, parent, chunk: record.chunk }
+    };
+    let mut chunks: Vec<Found<ChunkName>> = records.into_iter().map(found).collect();
+    let mut parts = Vec::new();
+    while chunks.len() > FOUND_AT_ONCE {
+        let rest = chunks.split_off(FOUND_AT_ONCE);
+        parts.push(DiskInput::Found { segment, chunks: std::mem::replace(&mut chunks, rest), last: None });
+    }
+    parts.push(DiskInput::Found { segment, chunks, last: Some(length) });
+    parts
+}
