@@ -196,20 +196,18 @@ impl<K: Clone + Eq + Hash> Disk<K> {
         self.ghosts.uses(name)
     }
 
-    /// A chunk that lies behind `after`, in the order of segments, for a scrub to read; the first one if none does.
+    /// A chunk that lies behind `after`, in the order of segments, for a scrub to read. Looks at no more than a few
+    /// segments' chunks.
     pub fn next_to_scrub(&self, after: Location) -> Option<(K, Location, Chunk)> {
         let readable = |id: &Id| {
             let entry = self.catalog.get(*id).filter(|entry| entry.write.is_none())?;
             Some((entry.name.clone(), entry.at, entry.chunk))
         };
-        let sealed = |from: u64| {
-            let segments = self.segments.range(from..).filter(|(_, segment)| segment.state == State::Sealed);
-            segments.flat_map(|(_, segment)| &segment.chunks).filter_map(readable)
+        let nearest = |(_, segment): (&u64, &Segment)| {
+            let chunks = segment.chunks.iter().filter(|_| segment.state == State::Sealed);
+            chunks.filter_map(readable).filter(|(_, at, _)| *at > after).min_by_key(|(_, at, _)| *at)
         };
-        let behind = sealed(after.segment).filter(|(_, at, _)| *at > after);
-        // Within a segment in the order of places, but only the nearest one has to be looked for there.
-        let first = behind.min_by_key(|(_, at, _)| (at.segment, at.offset));
-        first.or_else(|| sealed(0).min_by_key(|(_, at, _)| *at))
+        self.segments.range(after.segment..).find_map(nearest)
     }
 
     fn used(
