@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Config, Control, Disk, EXTENT_BYTES};
+use crate::config::{Config, Control, Disk, DiskIo, EXTENT_BYTES};
 use crate::control::{self, Listener, Token};
 use crate::driver::{DiskTier, Driver, EVENTS_MAX, Event, Shared, random_id};
 use crate::engine_port::{self, SocketFile};
 use crate::logging;
-use crate::medium::disk::media::{Access, Files, Media};
+use crate::medium::disk::media::{Access, Files, Media, Uring};
 use crate::medium::memory::{Others, SharedMemory};
 use crate::store::{HALF_LIFE, Input, SLOTS_PER_EXTENT, Settings, Verify};
 use crate::transfer;
@@ -154,7 +154,7 @@ fn disk_tier(
         path: disk.path.clone(),
         reason: source.to_string(),
     };
-    let media: Arc<dyn Media> = Arc::new(open_media(disk).map_err(fail)?);
+    let media = open_media(disk).map_err(fail)?;
     let length = |segment: &u64| Ok((*segment, media.length(*segment)?));
     let earlier: io::Result<Vec<(u64, u64)>> = media.segments().map_err(fail)?.iter().map(length).collect();
     let earlier = earlier.map_err(fail)?;
@@ -182,12 +182,23 @@ fn disk_tier(
     Ok(DiskTier { limits, earlier, found, threads })
 }
 
-fn open_media(disk: &Disk) -> io::Result<Files> {
+fn open_media(disk: &Disk) -> io::Result<Arc<dyn Media>> {
     let access = Files::access_of(&disk.path)?;
     if access == Access::Cached {
         tracing::warn!(path = %disk.path.display(), "no O_DIRECT here: what is on disk is held in the page cache again");
     }
-    Files::open(disk.path.clone(), access)
+    let files = Files::open(disk.path.clone(), access)?;
+    match (disk.io, Uring::allowed()) {
+        (DiskIo::Threads, _) => Ok(Arc::new(files)),
+        (DiskIo::Auto | DiskIo::Uring, Ok(())) => Ok(Arc::new(Uring::over(files)?)),
+        (DiskIo::Uring, Err(error)) => {
+            Err(io::Error::other(format!("disk.io = \"uring\", but the system says: {error}")))
+        }
+        (DiskIo::Auto, Err(error)) => {
+            tracing::info!(%error, "no io_uring here: the disk is read and written by plain calls");
+            Ok(Arc::new(files))
+        }
+    }
 }
 
 fn bind(

@@ -93,6 +93,8 @@ impl DiskThreads {
         let mut threads = Vec::new();
         let writing = parts.clone();
         threads.push(thread("disk-write").spawn(move || Writer::new(writing).work(&jobs))?);
+        // A medium that takes many reads at once needs no more than two threads: one hashes while the other waits.
+        let readers = if parts.media.depth() > 1 { readers.min(2) } else { readers };
         for _ in 0..readers.max(1) {
             let (loads, reading) = (Arc::clone(&loads), parts.clone());
             threads.push(thread("disk-read").spawn(move || loads.work(&reading))?);

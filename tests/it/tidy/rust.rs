@@ -6,6 +6,7 @@ use super::tree::File;
 pub(super) const UNSAFE_FILES: [(&str, &str); 22] = [
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
+    ("cache-node/src/medium/disk/media/uring.rs", "hands buffers to io_uring, and waits until it is done with them"),
     ("cache-node/src/medium/memory.rs", "the slab that engines map: memory shared between processes"),
     ("cache-node/src/medium/memory/tests.rs", "maps the slab as an engine would, and as it must not"),
     ("cache-node/src/peer.rs", "a process descriptor handed to tokio"),

@@ -4,8 +4,10 @@ use std::io;
 
 pub mod fake;
 mod files;
+mod uring;
 
 pub use files::{Access, Files};
+pub use uring::Uring;
 
 /// One part of a bulk read.
 #[derive(Debug)]

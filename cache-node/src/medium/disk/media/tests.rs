@@ -19,6 +19,11 @@ fn with_each(test: impl Fn(&dyn Media)) {
             continue;
         }
         test(&Files::open(directory.path().join("kv"), access).unwrap());
+        let files = Files::open(directory.path().join("ring"), access).unwrap();
+        match Uring::over(files) {
+            Ok(ring) => test(&ring),
+            Err(error) => eprintln!("io_uring is not shown on this machine: {error}"),
+        }
     }
 }
 
