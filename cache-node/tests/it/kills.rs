@@ -2,7 +2,7 @@
 //! record that is none of the node's.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,8 +32,7 @@ struct Record {
 
 /// What one engine does until its node is gone: stores and loads prompts, and compares all it is given. Returns how many
 /// chunks it compared.
-fn work(socket: &Path, name: &str, seed: u64, record: &Record, stop: &AtomicBool) -> u64 {
-    let mut engine = Engine::connect(socket, name, register(PART, 1, 1));
+fn work(mut engine: Engine, seed: u64, record: &Record, stop: &AtomicBool) -> u64 {
     let (mut state, mut compared) = (seed, 0);
     while !stop.load(Ordering::Relaxed) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -101,11 +100,22 @@ fn verify(socket: &Path, record: &Record) -> u64 {
 
 #[test]
 fn twenty_kills_under_load_and_never_a_wrong_byte() {
+    kill_again_and_again(KILLS, "auto");
+}
+
+/// The same with plain calls, for where the system allows no io_uring.
+#[test]
+fn kills_with_plain_calls_and_never_a_wrong_byte() {
+    kill_again_and_again(5, "threads");
+}
+
+fn kill_again_and_again(kills: u64, io: &str) {
     let record = Record::default();
     let mut directory = tempfile::tempdir().unwrap();
     let (mut found, mut compared) = (Vec::new(), 0);
-    for kill in 0..=KILLS {
-        let node = disk::start(directory, "verify_fresh = \"0s\"", "write_rate = \"1GiB\"");
+    for kill in 0..=kills {
+        let tier = format!("write_rate = \"1GiB\"\nio = \"{io}\"");
+        let node = disk::start(directory, "verify_fresh = \"0s\"", &tier);
         found.push(verify(&node.socket(), &record));
         assert_eq!(
             node.stat("disk_damaged_chunks_total"),
@@ -113,15 +123,19 @@ fn twenty_kills_under_load_and_never_a_wrong_byte() {
             "kill {kill}: torn tails are dropped at the start"
         );
         assert_eq!(node.stat("corrupt_chunks_total"), 0);
-        let (socket, stop): (PathBuf, AtomicBool) = (node.socket(), AtomicBool::new(false));
+        let stop = AtomicBool::new(false);
+        let engine = |number| Engine::connect(&node.socket(), &format!("e{number}"), register(PART, 1, 1));
+        let engines: Vec<Engine> = (0..3).map(engine).collect();
+        let stored = node.stat("stored_chunks_total");
         directory = std::thread::scope(|scope| {
-            let worker = |number: u64| {
-                let (socket, record, stop) = (&socket, &record, &stop);
-                scope.spawn(move || work(socket, &format!("e{number}"), kill * 7 + number + 1, record, stop))
+            let worker = |(engine, number): (Engine, u64)| {
+                let (record, stop) = (&record, &stop);
+                scope.spawn(move || work(engine, kill * 7 + number + 1, record, stop))
             };
-            let workers: Vec<_> = (0..3).map(worker).collect();
-            // At another moment each time.
-            std::thread::sleep(Duration::from_millis(150 + kill * 37 % 200));
+            let workers: Vec<_> = engines.into_iter().zip(0..).map(worker).collect();
+            // At another moment each time, but never before something was stored.
+            node.wait_for_least("stored_chunks_total", stored + 60);
+            std::thread::sleep(Duration::from_millis(kill * 37 % 200));
             let directory = node.kill();
             stop.store(true, Ordering::Relaxed);
             compared += workers.into_iter().map(|worker| worker.join().unwrap()).sum::<u64>();
@@ -132,9 +146,6 @@ fn twenty_kills_under_load_and_never_a_wrong_byte() {
     eprintln!(
         "{committed} chunks committed, {compared} compared under load, found after each start: {found:?}"
     );
-    assert!(
-        found[0] == 0 && found[3..].iter().all(|found| *found > 100),
-        "{found:?}: the disk tier survives"
-    );
+    assert!(found[0] == 0 && found[3..].iter().all(|found| *found > 30), "{found:?}: the disk tier survives");
     assert!(found.iter().all(|found| *found <= record.sent.lock().unwrap().len() as u64));
 }

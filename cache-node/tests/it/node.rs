@@ -121,6 +121,15 @@ impl Node {
         stats[name].as_u64().unwrap_or_else(|| panic!("{name} in {stats}"))
     }
 
+    /// Waits until a figure is no less than this.
+    pub(crate) fn wait_for_least(&self, name: &str, least: u64) {
+        let start = Instant::now();
+        while self.stat(name) < least {
+            assert!(start.elapsed() < PATIENCE, "{name} is {} and not {least}", self.stat(name));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until a figure is what it should become.
     pub(crate) fn wait_for(&self, name: &str, value: u64) {
         let start = Instant::now();
