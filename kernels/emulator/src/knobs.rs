@@ -1,4 +1,7 @@
-//! What tests turn: hold streams, slow copies, fail the n-th call of a function, lose the device.
+//! What tests turn: hold streams, slow copies, fail the n-th call of a function, spoil a copy, lose the device.
+//!
+//! Where a test has no hold on the process that loads the emulator, the environment turns two of them from the beginning:
+//! `LARDER_EMULATOR_FAIL` is `FUNCTION:NTH:CODE`, and `LARDER_EMULATOR_FLIP` the number of the copy of which a byte changes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -8,7 +11,6 @@ use parking_lot::Mutex;
 use crate::code::Answer;
 
 /// The emulator's knobs; one set per process.
-#[derive(Default)]
 pub(crate) struct Knobs {
     /// Streams begin nothing new while it is up.
     pub(crate) held: AtomicBool,
@@ -16,7 +18,27 @@ pub(crate) struct Knobs {
     pub(crate) bytes_per_second: AtomicU64,
     /// What every call answers from now on: a kernel's fault, or a lost device. 0 for none.
     pub(crate) lost: AtomicU32,
+    /// Copies to and from the device until one of which a bit is flipped; 0 for none.
+    flip: AtomicU64,
     calls: Mutex<Calls>,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let failure = variable("LARDER_EMULATOR_FAIL").and_then(|text| {
+            let [function, nth, code] = text.split(':').collect::<Vec<_>>()[..] else { return None };
+            Some((function.to_owned(), nth.parse().ok()?, code.parse().ok()?))
+        });
+        let flip = variable("LARDER_EMULATOR_FLIP").and_then(|text| text.parse().ok()).unwrap_or(0);
+        Self {
+            held: AtomicBool::default(),
+            bytes_per_second: AtomicU64::default(),
+            lost: AtomicU32::default(),
+            flip: AtomicU64::new(flip),
+            calls: Mutex::new(Calls { failure, ..Calls::default() }),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -45,6 +67,12 @@ impl Knobs {
             0 => Ok(()),
             code => Err(code),
         }
+    }
+
+    /// Whether the copy that is being done is the one to spoil.
+    pub(crate) fn flips(&self) -> bool {
+        let left = self.flip.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        left == Ok(1)
     }
 
     /// Fails the `nth` call from now on; 0 for none.

@@ -199,6 +199,17 @@ impl Device {
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
+
+    /// Flips the lowest bit of a copy's last byte, where it arrived.
+    pub(crate) fn spoil(&self, copy: Copy) {
+        let Some(last) = copy.bytes.checked_sub(1).map(|last| (copy.to + last as u64) as *mut u8) else {
+            return;
+        };
+        if self.allows(copy).is_ok() {
+            // SAFETY: the byte was just written by this copy, as above.
+            unsafe { last.write(last.read() ^ 1) };
+        }
+    }
 }
 
 impl Memory for Device {

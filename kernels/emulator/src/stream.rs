@@ -109,6 +109,8 @@ fn perform(work: Work) {
             }
             if let Err(code) = state.device.read().copy(copy) {
                 knobs.lost.store(code, SeqCst);
+            } else if knobs.flips() {
+                state.device.read().spoil(copy);
             }
         }
         Work::Launch { kernel, grid, parameters } => {

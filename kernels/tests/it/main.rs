@@ -8,5 +8,6 @@ mod killed;
 mod link;
 mod one_process;
 mod pages;
+mod soak;
 mod two_processes;
 mod world;
