@@ -14,5 +14,6 @@ pub mod medium;
 pub mod metrics;
 pub mod peer;
 pub mod recipe;
+pub mod selftest;
 pub mod store;
 pub mod transfer;

@@ -4,6 +4,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use cudarc::driver::sys::{CUdeviceptr, CUipcMemHandle};
 
@@ -25,6 +26,36 @@ const PORTABLE: u32 = 1;
 pub unsafe trait HostMemory: Send + Sync {
     /// Where it begins and how many bytes it has.
     fn range(&self) -> (*mut u8, usize);
+}
+
+/// Host memory of its own, written and read byte for byte: for what is tested or small. A node has its slab.
+#[derive(Debug)]
+pub struct HostBytes(Box<[AtomicU8]>);
+
+// SAFETY: a box stays where it is, and its bytes are atomics.
+unsafe impl HostMemory for HostBytes {
+    fn range(&self) -> (*mut u8, usize) {
+        (self.0.as_ptr().cast_mut().cast(), self.0.len())
+    }
+}
+
+impl HostBytes {
+    /// That many zeroes.
+    pub fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self((0..bytes).map(|_| AtomicU8::new(0)).collect()))
+    }
+
+    /// Writes at a place; what would be beyond the end is left out.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        let places = self.0.get(at..).unwrap_or_default();
+        places.iter().zip(bytes).for_each(|(to, byte)| to.store(*byte, Relaxed));
+    }
+
+    /// Reads from a place; as far as there are bytes.
+    pub fn read(&self, at: usize, bytes: usize) -> Vec<u8> {
+        let places = self.0.get(at..).unwrap_or_default();
+        places.iter().take(bytes).map(|byte| byte.load(Relaxed)).collect()
+    }
 }
 
 /// Host memory that is pinned as long as this lives: copies from and to it run on their own.

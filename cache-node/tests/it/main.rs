@@ -10,4 +10,5 @@ mod engine;
 mod faults;
 mod kills;
 mod node;
+mod selftest;
 mod serving;

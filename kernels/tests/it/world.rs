@@ -1,15 +1,15 @@
 //! What every test begins with: the emulator, a device, memory.
 
-#![expect(unsafe_code, reason = "promises that boxed atomics stay where they are")]
+#![expect(unsafe_code, reason = "owns descriptors that came over a socket")]
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use larder_emulator::{Controls, POISON, library};
+pub(crate) use larder_kernels::HostBytes as Bytes;
 use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
@@ -36,30 +36,6 @@ pub(crate) fn device() -> Result<Device, GpuError> {
     })?;
     let uuid = *driver.devices()?.last().expect("the emulator has two");
     driver.device(uuid)
-}
-
-/// Host memory.
-pub(crate) struct Bytes(Box<[AtomicU8]>);
-
-// SAFETY: a box stays where it is, and its bytes are atomics.
-unsafe impl HostMemory for Bytes {
-    fn range(&self) -> (*mut u8, usize) {
-        (self.0.as_ptr().cast_mut().cast(), self.0.len())
-    }
-}
-
-impl Bytes {
-    pub(crate) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self((0..bytes).map(|_| AtomicU8::new(0)).collect()))
-    }
-
-    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
-        self.0[at..].iter().zip(bytes).for_each(|(to, byte)| to.store(*byte, Relaxed));
-    }
-
-    pub(crate) fn read(&self, at: usize, bytes: usize) -> Vec<u8> {
-        self.0[at..at + bytes].iter().map(|byte| byte.load(Relaxed)).collect()
-    }
 }
 
 /// How long another process may take for an answer: a hang is a failure, and a busy machine is none.
@@ -113,7 +89,7 @@ impl Side {
 
     /// With host memory that is there already.
     pub(crate) fn over(memory: Arc<Bytes>) -> Result<Self, GpuError> {
-        let (device, bytes) = (device()?, memory.0.len());
+        let (device, bytes) = (device()?, memory.range().1);
         Ok(Self {
             kernels: Kernels::load(&device)?,
             stream: Arc::new(CopyStream::create(&device, 0)?),
