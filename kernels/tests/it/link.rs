@@ -6,7 +6,7 @@ use larder_kernels::{CopyStream, Event, EventHandle, ImportedKv, Kind, Limits, L
 use larder_kernels::{Place, Policy, Progress, Ticket, Transfer, TransferId, reference};
 
 use crate::engine::{CHUNKS, Engine, Setup, hex, layout_of, open, unhex};
-use crate::world::{Side, emulator, noise};
+use crate::world::{Side, emulator, noise, on_gpu, only_emulator};
 
 const KERNEL: Policy = Policy { run_bytes_min: u64::MAX, runs_max: 1, batch: false };
 const COPIES: Policy = Policy { run_bytes_min: 1, runs_max: 1000, batch: false };
@@ -126,15 +126,16 @@ fn each_way_loads_and_stores_what_the_reference_does() {
             }
             let transfers = 2 * CHUNKS.len() as u64;
             let launched = if policy == KERNEL { transfers } else { 0 };
-            assert_eq!(calls("cuLaunchKernel") - launches, launched);
-            assert_eq!(calls("cuMemcpyBatchAsync") - batches, if policy == BATCH { transfers } else { 0 });
+            let batched = if policy == BATCH { transfers } else { 0 };
+            let counted = (calls("cuLaunchKernel") - launches, calls("cuMemcpyBatchAsync") - batches);
+            assert!(on_gpu() || counted == (launched, batched), "{counted:?} for {policy:?}");
         }
     }
 }
 
 #[test]
 fn without_batch_copies_each_run_is_a_call() {
-    let emulator = emulator();
+    let Some(emulator) = only_emulator() else { return };
     emulator.controls.fail("cuGetProcAddress_v2", 1, 999);
     let mut world = World::new(
         Setup::of(Order::BlockFirst, false),
@@ -166,7 +167,8 @@ fn a_chunk_that_was_staged_is_scattered_inside_the_device() {
         }
         assert!(ended(&world.finish()).iter().all(|(_, good, _)| *good));
         // The blocks' numbers, and nothing else.
-        assert_eq!(emulator.controls.calls("cuMemcpyHtoDAsync_v2") - copies, CHUNKS.len() as u64);
+        let copied = emulator.controls.calls("cuMemcpyHtoDAsync_v2") - copies;
+        assert!(on_gpu() || copied == CHUNKS.len() as u64, "{copied}");
         assert_eq!(world.engine.ask("peek"), "0", "{setup:?}");
         let place = Place::Slab(Arc::clone(&world.node.slab), 0);
         let store = Transfer { place, ..world.transfer(Kind::Store, 0, 0) };
@@ -176,7 +178,7 @@ fn a_chunk_that_was_staged_is_scattered_inside_the_device() {
 
 #[test]
 fn loads_go_before_stores_and_bytes_on_their_way_are_bounded() {
-    let emulator = emulator();
+    let Some(emulator) = only_emulator() else { return };
     let chunk = layout_of(Order::LayerFirst).chunk_bytes();
     let limits = Limits { bytes_max: 2 * chunk, store_bytes_max: chunk, loads_max: 4, stores_max: 4 };
     let mut world = World::new(Setup::of(Order::LayerFirst, false), LinkSettings { policy: KERNEL, limits });
@@ -206,7 +208,7 @@ fn loads_go_before_stores_and_bytes_on_their_way_are_bounded() {
 
 #[test]
 fn an_engine_that_is_not_ready_holds_up_nobody_else() {
-    let _emulator = emulator();
+    let Some(_emulator) = only_emulator() else { return };
     let setup = Setup::of(Order::LayerFirst, false);
     let mut world = World::new(setup.clone(), LinkSettings::default());
     let written = |world: &mut World| {
@@ -239,7 +241,7 @@ fn an_engine_that_is_not_ready_holds_up_nobody_else() {
 
 #[test]
 fn a_failed_transfer_ends_and_the_next_one_works() {
-    let emulator = emulator();
+    let Some(emulator) = only_emulator() else { return };
     let mut world = World::new(
         Setup::of(Order::LayerFirst, false),
         LinkSettings { policy: KERNEL, ..LinkSettings::default() },
@@ -271,7 +273,7 @@ fn a_failed_transfer_ends_and_the_next_one_works() {
 
 #[test]
 fn on_a_lost_device_nobody_knows_what_still_moves() {
-    let emulator = emulator();
+    let Some(emulator) = only_emulator() else { return };
     let mut world = World::new(Setup::of(Order::LayerFirst, true), LinkSettings::default());
     emulator.controls.hold(true);
     let first = world.link.submit(world.transfer(Kind::Load, 0, 0)).unwrap();

@@ -87,8 +87,10 @@ fn kernels_do_what_their_reference_does(order: Order) {
     let node = Side::new(128 << 10).unwrap();
     let all = Arc::new(ImportedKv::open(&node.device, parts(), whole()).unwrap());
     let gather = |kv: &Arc<ImportedKv>, blocks: (&[u32], u32), at: usize| {
-        // New memory is poisoned: a byte that is not written shows.
+        // A byte that is not written shows.
         let slab = Arc::new(LandingSlab::create(&node.device, node.host.bytes()).unwrap());
+        node.bytes.write(0, &vec![POISON; slab.bytes()]);
+        Ticket::copy_in(&node.kernels, &node.stream, (&node.host, 0), (&slab, 0), slab.bytes()).unwrap();
         let ticket =
             Ticket::store(&node.kernels, &node.stream, kv, blocks, (&slab, at), (&node.host, at)).unwrap();
         ticket.wait().unwrap();

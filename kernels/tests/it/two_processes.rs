@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use larder_kernels::selftest::EMULATOR;
 use larder_kernels::{CopyStream, Event, EventHandle, Ticket, reference};
 
 use crate::engine::{CHUNKS, Engine, Setup, hex, layout_of, open, unhex};
-use crate::world::{Side, emulator, noise};
+use crate::world::{Side, emulator, noise, on_gpu};
 
 /// What is done wrong on purpose.
 #[derive(Clone, Copy, PartialEq)]
@@ -27,7 +28,7 @@ fn wrong_bytes(wrong: Wrong, setup: Setup) -> usize {
     let layout = layout_of(setup.order);
     let mut engine = Engine::start(setup.clone());
     println!("node and engine on: {}, {setup:?}", engine.device);
-    assert_eq!(engine.device, "larder emulator");
+    assert!(on_gpu() || engine.device == EMULATOR);
     let chunk = layout.chunk_bytes() as usize;
     // 16-byte places, so that wide accesses are met too.
     let slot = chunk.next_multiple_of(16);
@@ -52,7 +53,7 @@ fn wrong_bytes(wrong: Wrong, setup: Setup) -> usize {
         let ticket = Ticket::load(&node.kernels, &stream, host, (&node.slab, at), &kv, (&blocks, first));
         tickets.push(ticket.unwrap());
     }
-    assert!(tickets.iter().all(|ticket| !ticket.is_done().unwrap()), "held");
+    assert!(on_gpu() || tickets.iter().all(|ticket| !ticket.is_done().unwrap()), "held");
     let answer = if wrong == Wrong::NoWait {
         let answer = engine.ask("peek");
         emulator.controls.hold(false);
@@ -95,6 +96,10 @@ fn the_engine_finds_every_byte_as_it_must_be() {
 
 #[test]
 fn control_a_dropped_wait_is_found() {
+    // A GPU is not held, so there the reader may come late enough all the same.
+    if on_gpu() {
+        return println!("skipped: needs the emulator's knobs");
+    }
     for setup in Setup::all() {
         // 9 blocks are loaded; some bytes are the same by chance.
         let least = 8 * block_bytes(&setup);
@@ -137,7 +142,7 @@ fn wrong_in_store(waits: bool, setup: Setup) -> usize {
         ticket.wait().unwrap();
         assert_eq!(engine.ask("go"), "gone");
     } else {
-        assert!(!ticket.is_done().unwrap(), "it waits for the engine");
+        assert!(on_gpu() || !ticket.is_done().unwrap(), "it waits for the engine");
         assert_eq!(engine.ask("go"), "gone");
         ticket.wait().unwrap();
     }
@@ -155,6 +160,10 @@ fn the_node_stores_what_the_engine_wrote() {
 
 #[test]
 fn control_a_dropped_wait_for_the_engine_is_found() {
+    // A GPU is not held, so there the reader may come late enough all the same.
+    if on_gpu() {
+        return println!("skipped: needs the emulator's knobs");
+    }
     for setup in Setup::all() {
         assert!(wrong_in_store(false, setup.clone()) > 3 * block_bytes(&setup), "{setup:?}");
     }

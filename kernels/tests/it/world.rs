@@ -10,31 +10,83 @@ use std::time::Duration;
 
 use larder_emulator::{Controls, POISON, library};
 pub(crate) use larder_kernels::HostBytes as Bytes;
-use larder_kernels::{CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, PinnedRegion};
+use larder_kernels::{
+    CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, NoGpu, PinnedRegion,
+};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The emulator's knobs are the process's, so one test at a time turns them.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The emulator, for one test alone.
+/// Whether the tests are to run on this machine's GPU and driver instead of the emulator.
+pub(crate) fn on_gpu() -> bool {
+    std::env::var_os("LARDER_REAL_CUDA").is_some_and(|value| value == "1")
+}
+
+/// The emulator, or the GPU, for one test alone.
 pub(crate) struct Emulator {
-    pub(crate) controls: Controls,
+    pub(crate) controls: Knobs,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// The emulator's knobs; a GPU has none, so there nothing is held or slowed, and what was called or left is not known.
+pub(crate) struct Knobs(Option<Controls>);
+
+impl Knobs {
+    pub(crate) fn hold(&self, held: bool) {
+        self.0.iter().for_each(|controls| controls.hold(held));
+    }
+
+    pub(crate) fn slow(&self, bytes_per_second: u64) {
+        self.0.iter().for_each(|controls| controls.slow(bytes_per_second));
+    }
+
+    /// How often a function was called; 0 where nobody counts.
+    pub(crate) fn calls(&self, function: &str) -> u64 {
+        self.0.as_ref().map_or(0, |controls| controls.calls(function))
+    }
+
+    /// Objects that were not freed; 0 where nobody counts.
+    pub(crate) fn left(&self) -> u64 {
+        self.0.as_ref().map_or(0, Controls::left)
+    }
+
+    fn only(&self) -> &Controls {
+        self.0.as_ref().expect("the test runs on the emulator only")
+    }
+
+    pub(crate) fn lose(&self, code: u32) {
+        self.only().lose(code);
+    }
+
+    pub(crate) fn fail(&self, function: &str, nth: u64, code: u32) {
+        self.only().fail(function, nth, code);
+    }
 }
 
 pub(crate) fn emulator() -> Emulator {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let controls = Controls::of(&library().unwrap()).unwrap();
-    Emulator { controls, _turn: turn }
+    let controls = (!on_gpu()).then(|| Controls::of(&library().unwrap()).unwrap());
+    Emulator { controls: Knobs(controls), _turn: turn }
 }
 
-/// The second device of the emulator, so that it is not found by chance.
+/// The emulator, for a test that a GPU cannot do; None where the tests run on one.
+pub(crate) fn only_emulator() -> Option<Emulator> {
+    if on_gpu() {
+        println!("skipped: needs the emulator's knobs");
+        return None;
+    }
+    Some(emulator())
+}
+
+/// The last device: of the emulator the second, so that it is not found by chance.
 pub(crate) fn device() -> Result<Device, GpuError> {
-    let driver = Driver::load_from(Some(&library().unwrap())).map_err(|no| match no {
-        larder_kernels::NoGpu::Refused(error) => error,
+    let driver = if on_gpu() { Driver::load() } else { Driver::load_from(Some(&library().unwrap())) };
+    let driver = driver.map_err(|no| match no {
+        NoGpu::Refused(error) => error,
         other => panic!("{other}"),
     })?;
-    let uuid = *driver.devices()?.last().expect("the emulator has two");
+    let uuid = *driver.devices()?.last().expect("a driver that loads has a device");
     driver.device(uuid)
 }
 
