@@ -121,7 +121,7 @@ fn nothing_depends_on_one_machine() {
 #[test]
 fn raw_memory_is_touched_only_in_listed_files() {
     let sources = tree::files(&[".rs"]);
-    assert_none(&rust::unlisted_unsafe(&sources, &rust::UNSAFE_FILES));
+    assert_none(&rust::unlisted_unsafe(&sources, rust::UNSAFE_FILES));
     let offence = file(
         "a.rs",
         "#![deny(unsafe_code)]\n// unsafe is a word\nlet s = \"unsafe\";\nlet x = unsafe { y };\n",

@@ -3,10 +3,13 @@
 use super::tree::File;
 
 /// Files that may touch raw memory, and why each must.
-pub(super) const UNSAFE_FILES: [(&str, &str); 22] = [
+pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
-    ("cache-node/src/medium/disk/media/uring.rs", "hands buffers to io_uring, and waits until it is done with them"),
+    (
+        "cache-node/src/medium/disk/media/uring.rs",
+        "hands buffers to io_uring, and waits until it is done with them",
+    ),
     ("cache-node/src/medium/memory.rs", "the slab that engines map: memory shared between processes"),
     ("cache-node/src/medium/memory/tests.rs", "maps the slab as an engine would, and as it must not"),
     ("cache-node/src/peer.rs", "a process descriptor handed to tokio"),
@@ -26,10 +29,7 @@ pub(super) const UNSAFE_FILES: [(&str, &str); 22] = [
     ("kernels/src/memory.rs", "pinned and device memory of the CUDA driver"),
     ("kernels/src/stream.rs", "copies between raw addresses, by the CUDA driver"),
     ("kernels/src/virtual_memory.rs", "device memory of the CUDA driver, mapped by hand"),
-    (
-        "kernels/tests/it/world.rs",
-        "host memory that a device copies from, and received descriptors, for tests",
-    ),
+    ("kernels/tests/it/world.rs", "received descriptors, for tests"),
 ];
 
 /// Uses of `unsafe` outside `listed`, and listed files without any.
