@@ -12,6 +12,7 @@ mod serial;
 
 use super::Memory;
 use super::cache::{Cache, Span};
+use super::router::Placed;
 use super::workload::Workload;
 use super::world::Events;
 use chunked::Chunked;
@@ -68,6 +69,8 @@ pub(crate) struct Served {
     pub(crate) fetched: u64,
     /// Computed.
     pub(crate) uncached: u64,
+    /// The warehouse had less than the request was to reach.
+    pub(crate) short: bool,
 }
 
 /// Load of one replica as a router may count it.
@@ -162,7 +165,15 @@ impl Cluster {
     }
 
     /// A request reaches its replica.
-    pub(crate) fn dispatch(&mut self, work: &Workload, job: u32, to: usize, now: f64, events: &mut Events) {
+    pub(crate) fn dispatch(
+        &mut self,
+        work: &Workload,
+        job: u32,
+        placed: Placed,
+        now: f64,
+        events: &mut Events,
+    ) {
+        let to = placed.to;
         let blocks = u64::from(work.jobs[job as usize].blocks);
         let load = &mut self.replicas[to].load;
         load.in_flight += 1;
@@ -170,10 +181,11 @@ impl Cluster {
         load.owed += 1;
         let local = work.saved(job, self.held(to, work.chain(job)));
         let expected = work.jobs[job as usize].tokens - local;
-        self.served[job as usize] = Served { replica: to as u32, local, fetched: 0, uncached: expected };
+        self.served[job as usize] =
+            Served { replica: to as u32, local, uncached: expected, ..Served::default() };
         self.replicas[to].load.owed_tokens += expected;
         match self.setup.prefill {
-            Prefill::Fcfs => self.wait_in_line(work, job, to, now, events),
+            Prefill::Fcfs => self.wait_in_line(work, job, placed, now, events),
             Prefill::Chunked { .. } => self.wait_for_batch(work, job, to, now, events),
         }
     }

@@ -18,12 +18,28 @@ pub(crate) struct Scene<'a> {
 /// What becomes of a request that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// To this replica, now.
-    Go(usize),
+    /// Now, and where.
+    Go(Placed),
     /// Kept back; [`Router::next`] hands it out.
     Held,
     /// Turned away (429).
     Refused,
+}
+
+impl Verdict {
+    /// To a replica, which fetches whatever the warehouse has.
+    fn at(to: usize) -> Self {
+        Self::Go(Placed { to, reach: u64::MAX })
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// The replica.
+    pub(crate) to: usize,
+    /// Tokens of the prompt's beginning that it may fetch, those it holds included.
+    pub(crate) reach: u64,
 }
 
 /// A routing rule.
@@ -32,7 +48,7 @@ pub(crate) trait Router {
     fn submit(&mut self, job: u32, scene: Scene<'_>, now: f64) -> Verdict;
 
     /// One request that is to leave the queue now, with its replica.
-    fn next(&mut self, _now: f64) -> Option<(u32, usize)> {
+    fn next(&mut self, _now: f64) -> Option<(u32, Placed)> {
         None
     }
 
@@ -40,6 +56,9 @@ pub(crate) trait Router {
     fn wake(&self, _now: f64) -> Option<f64> {
         None
     }
+
+    /// What was to be fetched for a request is there, or its fetch could not bring all of it.
+    fn fetched(&mut self, _job: u32, _served: Served, _now: f64) {}
 
     /// A first token came.
     fn first_token(&mut self, _job: u32, _now: f64) {}

@@ -23,6 +23,8 @@ pub(crate) enum Event {
     FirstToken(u32),
     /// An answer is complete.
     End(u32),
+    /// What was fetched for it is there.
+    Fetched(u32),
     /// A step of a replica is over.
     Step(u32),
     /// A request comes.
@@ -166,6 +168,10 @@ impl World<'_> {
         match event {
             Event::Arrive(job) => self.arrive(job, now),
             Event::Step(replica) => self.cluster.step(self.work, replica as usize, now, &mut self.events),
+            Event::Fetched(job) => {
+                self.router.fetched(job, self.cluster.served(job), now);
+                self.drain(now);
+            }
             Event::FirstToken(job) => {
                 self.cluster.first_token(self.work, job);
                 self.outcome.ttfts.push(now - self.arrived[job as usize]);
@@ -191,7 +197,7 @@ impl World<'_> {
     fn arrive(&mut self, job: u32, now: f64) {
         let scene = Scene { work: self.work, cluster: &self.cluster };
         match self.router.submit(job, scene, now) {
-            Verdict::Go(replica) => self.cluster.dispatch(self.work, job, replica, now, &mut self.events),
+            Verdict::Go(placed) => self.cluster.dispatch(self.work, job, placed, now, &mut self.events),
             Verdict::Held => {
                 self.held += 1;
                 self.outcome.held_most = self.outcome.held_most.max(self.held);
@@ -206,9 +212,9 @@ impl World<'_> {
 
     /// Sends on what the router lets go, and plans when to ask again.
     fn drain(&mut self, now: f64) {
-        while let Some((job, replica)) = self.router.next(now) {
+        while let Some((job, placed)) = self.router.next(now) {
             self.held -= 1;
-            self.cluster.dispatch(self.work, job, replica, now, &mut self.events);
+            self.cluster.dispatch(self.work, job, placed, now, &mut self.events);
         }
         if let Some(at) = self.router.wake(now) {
             // One planned wake is enough: it asks again. Time must go on whatever a router wants.

@@ -119,7 +119,13 @@ pub struct Decision {
     pub held_s: f64,
     /// Seconds until the engine can turn to it.
     pub wait_s: f64,
-    /// Seconds of prefill for what is not cached.
+    /// Prompt tokens, behind the matched ones, that are to be fetched from a warehouse.
+    pub fetch_tokens: u64,
+    /// Seconds that takes, once the link turns to it.
+    pub fetch_s: f64,
+    /// Seconds until the link can turn to it.
+    pub link_wait_s: f64,
+    /// Seconds of prefill for what is neither cached nor fetched.
     pub miss_s: f64,
     /// Its cost, in the policy's seconds.
     pub cost_s: f64,

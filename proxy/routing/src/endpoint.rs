@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::estimate::{TtftLine, TtftModel};
 use crate::foresight::Foresight;
 use crate::index::HolderId;
+use crate::link::Linked;
 use crate::load::Load;
 use crate::price::Crowd;
 use crate::random::name_digest;
@@ -68,8 +69,12 @@ pub(crate) struct Endpoint {
     /// Raised when the endpoint's cache was lost: older requests in flight pin nothing any more.
     pub(crate) epoch: u32,
     pub(crate) capacity: Capacity,
+    /// Its cache was full once, and a cache that evicts only for what comes stays so. Feedback moves the modelled
+    /// capacity by more than what separates full from not: an endpoint must not look roomy for that.
+    pub(crate) filled: bool,
     pub(crate) ttft: TtftModel,
     pub(crate) load: Load,
+    pub(crate) linked: Option<Linked>,
     pub(crate) crowd: Crowd,
     pub(crate) foresight: Foresight,
     /// Sums over answers that told their cached tokens.
@@ -93,8 +98,10 @@ impl Endpoint {
             holder,
             epoch: 0,
             capacity: Capacity::new(kv_tokens),
+            filled: false,
             ttft: TtftModel::empty(),
             load: Load::default(),
+            linked: None,
             crowd: Crowd::default(),
             foresight: Foresight::default(),
             predicted_cached_tokens: 0,

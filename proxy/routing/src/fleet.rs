@@ -1,5 +1,6 @@
 //! All mutable state of one pool.
 
+mod fetch;
 mod finish;
 mod hold;
 mod report;
@@ -7,6 +8,7 @@ mod requests;
 mod room;
 mod route;
 
+pub use fetch::{Fetched, LinkSpec};
 pub use hold::{QueueFull, SubmitError, Submitted};
 use requests::Requests;
 
@@ -14,6 +16,7 @@ use crate::endpoint::{Capacity, Endpoint};
 use crate::estimate::{PromptModel, TtftLine, TtftModel};
 use crate::hold::Holds;
 use crate::index::{HolderId, Index};
+use crate::link::{Link, Shared, Speed, Warehouse};
 use crate::policy::{self, Policy, Terms};
 use crate::price::{Price, Rates};
 use crate::random::Random;
@@ -39,6 +42,9 @@ pub struct Fleet {
     /// endpoint goes from it too: to compute that again is not the price of crowding the caches.
     ghost: HolderId,
     slots: Vec<Slot>,
+    /// What endpoints fetch from, and by what.
+    warehouses: Shared<Warehouse>,
+    links: Shared<Link>,
     requests: Requests,
     holds: Holds,
     /// Whether this proxy's view of the load is whole, so that holding is worth something.
@@ -71,6 +77,8 @@ struct Pool {
     now: Now,
     line: TtftLine,
     rates: Rates,
+    /// Seconds that a token's KV takes over the mean link, where there is one.
+    link_token_s: Option<f64>,
     element_tokens: f64,
 }
 
@@ -92,6 +100,8 @@ impl Fleet {
             index,
             ghost,
             slots: Vec::new(),
+            warehouses: Shared::default(),
+            links: Shared::default(),
             requests: Requests::default(),
             holds: Holds::default(),
             view_is_whole: true,
@@ -160,6 +170,7 @@ impl Fleet {
         slot.generation = slot.generation.wrapping_add(1);
         if let Some(endpoint) = slot.endpoint.take() {
             self.index.remove_holder(endpoint.holder, self.ghost);
+            self.unlink(endpoint.linked);
         }
         if self.endpoints().next().is_none() {
             self.index.clear(self.ghost);
@@ -179,7 +190,7 @@ impl Fleet {
     /// Sets the KV capacity that the engine reports, in tokens, and drops what feedback had made of an earlier one.
     pub fn set_kv_tokens(&mut self, id: EndpointId, tokens: u64) {
         if let Some(endpoint) = self.endpoint_mut(id) {
-            endpoint.capacity = Capacity::new(tokens);
+            (endpoint.capacity, endpoint.filled) = (Capacity::new(tokens), false);
         }
     }
 
@@ -187,6 +198,7 @@ impl Fleet {
     pub fn cleared(&mut self, id: EndpointId) {
         let Some(endpoint) = self.endpoint_mut(id) else { return };
         endpoint.epoch = endpoint.epoch.wrapping_add(1);
+        endpoint.filled = false;
         let holder = endpoint.holder;
         self.index.clear_with(holder, self.ghost);
     }
@@ -215,7 +227,13 @@ impl Fleet {
 
     /// What all endpoints of one decision share.
     fn pool(&self, now: Now) -> Pool {
-        Pool { now, line: self.pool_line(), rates: self.price.rates(), element_tokens: self.element_tokens() }
+        Pool {
+            now,
+            line: self.pool_line(),
+            rates: self.price.rates(),
+            link_token_s: Speed::mean_s(self.links.iter().map(Link::speed)),
+            element_tokens: self.element_tokens(),
+        }
     }
 
     /// Bytes of the chains that are kept for requests in flight and held.

@@ -25,8 +25,9 @@ pub(crate) struct Held {
     pub(crate) streamed: bool,
     pub(crate) exclude: Vec<EndpointId>,
     pub(crate) arrived: Now,
-    /// Seconds of prefill it needs where it waits, by the last look.
+    /// Seconds of prefill and of fetch that it needs where it waits, by the last look.
     pub(crate) service_s: f64,
+    pub(crate) fetch_s: f64,
     /// What the first decision knew of the alternatives.
     pub(crate) runner_up: Option<Runner>,
     pub(crate) candidates: usize,
@@ -157,12 +158,12 @@ impl Holds {
     }
 
     /// Moves a request to a place of an endpoint's queue; its turn among equals stays.
-    pub(crate) fn put(&mut self, id: HoldId, endpoint: u32, due: Now, service_s: f64) {
+    pub(crate) fn put(&mut self, id: HoldId, endpoint: u32, due: Now, (service_s, fetch_s): (f64, f64)) {
         let Some(slot) = self.slots.get_mut(id.slot as usize) else { return };
         let Some((held, place)) = slot.entry.as_mut().filter(|_| slot.generation == id.generation) else {
             return;
         };
-        held.service_s = service_s;
+        (held.service_s, held.fetch_s) = (service_s, fetch_s);
         let sequence = match *place {
             Place::Queue(at, key) => {
                 self.queues[at as usize].remove(&key);
@@ -221,7 +222,7 @@ impl Holds {
         queue.filter_map(|key| Some((*key, self.get(key.id)?)))
     }
 
-    /// Seconds of prefill that an endpoint's queue has ahead of a place due at `due`.
+    /// Seconds of work that an endpoint's queue has ahead of a place due at `due`.
     pub(crate) fn ahead_s(&self, endpoint: u32, due: Now) -> f64 {
         self.at(endpoint).take_while(|(key, _)| key.due <= due).map(|(_, held)| held.service_s).sum()
     }

@@ -18,7 +18,10 @@
 //! [`Fleet::submit`] does the same but may hold a request back until an engine is about to need it, so that hits
 //! overtake misses; [`Fleet::next_dispatch`] then says who goes where. [`Fleet::route`] never holds.
 //!
-//! Not here: the warehouse's terms, KV events and state shared between proxies.
+//! Where an endpoint reads a warehouse ([`Fleet::set_link`]), what it lacks may be fetched instead of computed, all or
+//! a beginning of it, whichever is cheaper; [`Fleet::fetched`] then says what came of it.
+//!
+//! Not here: KV events and state shared between proxies.
 //!
 //! ```
 //! use larder_routing::{Fleet, Now, Outcome, RouteRequest, Settings, Usage};
@@ -56,6 +59,7 @@ mod fleet;
 mod foresight;
 mod hold;
 mod index;
+mod link;
 mod load;
 mod policy;
 mod price;
@@ -68,7 +72,7 @@ mod trust;
 
 pub use decision::{Decision, NoEndpoint, Outcome, Reason, RouteRequest, Runner, Ticket, Usage};
 pub use endpoint::{EndpointId, EndpointState};
-pub use fleet::{Fleet, MAX_CHAIN, QueueFull, SubmitError, Submitted};
+pub use fleet::{Fetched, Fleet, LinkSpec, MAX_CHAIN, QueueFull, SubmitError, Submitted};
 pub use hold::HoldId;
 pub use settings::{PolicyKind, Settings, UnknownPolicy};
 pub use stats::{Candidate, EndpointStats, FleetStats, Refused};

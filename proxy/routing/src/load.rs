@@ -16,6 +16,8 @@ struct Owed {
     uncached_tokens: u64,
     seconds: f64,
     streamed: bool,
+    /// When what is fetched for it is there.
+    ready: Now,
 }
 
 /// Requests in flight at one endpoint and the time they need.
@@ -76,13 +78,13 @@ impl Load {
         predecessors
     }
 
-    /// Takes a request in.
+    /// Takes a request in, whose prefill may begin at `ready`.
     pub(crate) fn begin(
         &mut self,
         request: u32,
         uncached_tokens: u64,
         seconds: f64,
-        streamed: bool,
+        (streamed, ready): (bool, Now),
         now: Now,
     ) {
         self.settle_unseen(now);
@@ -90,9 +92,24 @@ impl Load {
             self.busy_until = now;
         }
         self.in_flight += 1;
-        let from = if self.busy_until > now { self.busy_until } else { now };
-        self.busy_until = from.plus(seconds);
-        self.owed.push_back(Owed { request, uncached_tokens, seconds, streamed });
+        let from = later(self.busy_until, now);
+        self.busy_until = later(from, ready).plus(seconds);
+        self.owed.push_back(Owed { request, uncached_tokens, seconds, streamed, ready });
+    }
+
+    /// What was fetched for a request is there now, and so many tokens less than it was to be, which are to be
+    /// computed in so many seconds (fewer than 0: more than it was to be).
+    pub(crate) fn fetched(&mut self, request: u32, missing_tokens: f64, seconds: f64, now: Now) {
+        let Some(place) = self.owed.iter().position(|owed| owed.request == request) else { return };
+        let owed = &mut self.owed[place];
+        let uncached = (owed.uncached_tokens as f64 + missing_tokens).max(0.0).round() as u64;
+        let added = (owed.seconds + seconds).max(0.0) - owed.seconds;
+        (owed.uncached_tokens, owed.seconds, owed.ready) = (uncached, owed.seconds + added, now);
+        if place == 0 {
+            self.recompute(now);
+        } else {
+            self.busy_until = Now::from_secs_f64(self.busy_until.as_secs_f64() + added);
+        }
     }
 
     /// A first token was seen. Returns the seconds that the prefill took by itself, where that is known: not when
@@ -135,7 +152,8 @@ impl Load {
     }
 
     fn recompute(&mut self, now: Now) {
-        self.busy_until = now.plus(self.owed.iter().map(|owed| owed.seconds).sum());
+        let end = |from, owed: &Owed| later(from, owed.ready).plus(owed.seconds);
+        self.busy_until = self.owed.iter().fold(now, end);
         // A burst must not keep its memory for ever.
         if self.owed.capacity() > 64 && self.owed.len() < self.owed.capacity() / 4 {
             self.owed.shrink_to(self.owed.len() * 2);
@@ -148,6 +166,10 @@ impl Load {
             self.owed.retain(|owed| owed.streamed);
         }
     }
+}
+
+fn later(a: Now, b: Now) -> Now {
+    if a > b { a } else { b }
 }
 
 #[cfg(test)]

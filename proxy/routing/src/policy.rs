@@ -24,11 +24,30 @@ pub(crate) struct Terms {
     pub(crate) wait_s: f64,
     pub(crate) base_s: f64,
     pub(crate) miss_s: f64,
+    /// Of the prompt, what a warehouse brings in time of the prefill of the rest, and the seconds that takes.
+    pub(crate) fetch_tokens: f64,
+    pub(crate) fetch_s: f64,
+    /// Seconds until the link can turn to it.
+    pub(crate) link_wait_s: f64,
+    /// Seconds by which a token that is evicted comes back, where a warehouse is quicker at that than prefill.
+    pub(crate) refetch_token_s: Option<f64>,
     pub(crate) full: bool,
     pub(crate) in_flight: u32,
     pub(crate) decoding: u32,
     /// Filled in from [`Policy::cost`].
     pub(crate) cost_s: f64,
+}
+
+impl Terms {
+    /// Seconds until the prefill can begin: the engine's turn, and what is fetched for it.
+    pub(crate) fn begins_s(&self) -> f64 {
+        if self.fetch_tokens > 0.0 { self.wait_s.max(self.link_wait_s + self.fetch_s) } else { self.wait_s }
+    }
+
+    /// Seconds of work that the request needs, of the engine and of the link.
+    pub(crate) fn service_s(&self) -> f64 {
+        self.miss_s + self.fetch_s
+    }
 }
 
 /// What a policy may look at.

@@ -9,6 +9,9 @@
 //!
 //! **G**: an inserted token evicts another, which is missed again with probability *p*, and so on: `1 / (1 - p)`,
 //! measured as the seconds of work done over those that a cache which forgot nothing would have left. In slack X is about 1.5, under memory pressure 30. Nothing is tuned.
+//!
+//! With a warehouse, what was evicted may come back over a link: the work counted in G is prefill and fetch, so that
+//! G falls by itself where fetches are quick, and a second of fetch costs the fetches behind it, **F of the link**.
 
 /// Bound of G and of X; reached only in overload.
 const CAP: f64 = 64.0;
@@ -52,8 +55,13 @@ pub(crate) struct Price {
     count: u64,
     endpoints: usize,
     crowd: Crowd,
+    /// Fetches that share a busy period of their link.
+    fetches: Crowd,
     work_s: f64,
     compulsory_s: f64,
+    /// Of the work, fetches; and the requests that did it.
+    fetch_s: f64,
+    started: f64,
 }
 
 /// The price at one moment, in the pool or at one endpoint.
@@ -61,6 +69,8 @@ pub(crate) struct Price {
 pub(crate) struct Rates {
     /// F: others delayed by one second of prefill.
     pub(crate) followers: f64,
+    /// F of the links: fetches delayed by one second of fetch.
+    pub(crate) link_followers: f64,
     /// G: work over compulsory work, 1 to 64.
     pub(crate) recompute: f64,
 }
@@ -75,6 +85,11 @@ impl Rates {
     pub(crate) fn space(&self) -> f64 {
         ((self.recompute - 1.0) * (1.0 + self.followers)).clamp(0.0, CAP)
     }
+
+    /// The same where what is evicted comes back over a link.
+    pub(crate) fn link_space(&self) -> f64 {
+        ((self.recompute - 1.0) * (1.0 + self.link_followers)).clamp(0.0, CAP)
+    }
 }
 
 impl Price {
@@ -82,7 +97,16 @@ impl Price {
     pub(crate) fn rates(&self) -> Rates {
         let recompute =
             if self.work_s > WORK_MIN_S { self.work_s / self.compulsory_s.max(WORK_MIN_S) } else { 1.0 };
-        Rates { followers: self.crowd.followers(self), recompute: recompute.clamp(1.0, CAP) }
+        Rates {
+            followers: self.crowd.followers(self),
+            link_followers: self.fetches.followers(self),
+            recompute: recompute.clamp(1.0, CAP),
+        }
+    }
+
+    /// Mean seconds of fetch of a request, 0 where nothing is fetched.
+    pub(crate) fn mean_fetch_s(&self) -> f64 {
+        if self.started > 0.0 { self.fetch_s / self.started } else { 0.0 }
     }
 
     /// The rates at an endpoint with this crowd, given the pool's.
@@ -106,12 +130,22 @@ impl Price {
         self.crowd = crowd;
     }
 
-    /// Counts a request that starts: the seconds of prefill it needs, and those it would need had the pool
-    /// forgotten nothing.
-    pub(crate) fn worked(&mut self, work_s: f64, compulsory_s: f64) {
+    /// Counts a fetch that begins and how many shared its link's busy period before it.
+    pub(crate) fn fetches(&mut self, predecessors: u32) {
+        let mut fetches = self.fetches;
+        fetches.observe(predecessors, self);
+        self.fetches = fetches;
+    }
+
+    /// Counts a request that starts: the seconds of prefill and of fetch it needs, and those of prefill it would need
+    /// had the pool forgotten nothing.
+    pub(crate) fn worked(&mut self, miss_s: f64, fetch_s: f64, compulsory_s: f64) {
         let keep = self.keep(self.count.saturating_sub(1));
+        let work_s = miss_s + fetch_s;
         self.work_s = self.work_s * keep + work_s;
         self.compulsory_s = self.compulsory_s * keep + compulsory_s.min(work_s);
+        self.fetch_s = self.fetch_s * keep + fetch_s;
+        self.started = self.started * keep + 1.0;
     }
 }
 
@@ -123,7 +157,7 @@ mod tests {
         /// A request that starts as it is placed.
         fn observe(&mut self, predecessors: u32, work_s: f64, compulsory_s: f64, endpoints: usize) {
             self.joined(predecessors, endpoints);
-            self.worked(work_s, compulsory_s);
+            self.worked(work_s, 0.0, compulsory_s);
         }
     }
 
@@ -132,7 +166,7 @@ mod tests {
         assert_eq!(Price::default().rates().price(), 1.0);
         let mut price = Price::default();
         price.observe(0, 2.0, 2.0, 4);
-        assert_eq!(price.rates(), Rates { followers: 0.0, recompute: 1.0 });
+        assert_eq!(price.rates(), Rates { followers: 0.0, link_followers: 0.0, recompute: 1.0 });
         assert_eq!(price.rates().space(), 0.0);
     }
 

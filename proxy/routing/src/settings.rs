@@ -70,6 +70,8 @@ pub struct Settings {
     pub default_prefill_tokens_per_s: f64,
     /// Prompt bytes per token before any was observed.
     pub default_bytes_per_token: f64,
+    /// Fewest tokens worth fetching from a warehouse.
+    pub min_fetch_tokens: u64,
     /// Longest time by which later arrivals may overtake a request that is held back, in seconds; 0 holds nobody
     /// back. Only `larder` holds.
     pub hold_limit_s: f64,
@@ -95,6 +97,8 @@ impl Default for Settings {
             default_prefill_tokens_per_s: 8_000.0,
             // English text under the common byte-pair vocabularies.
             default_bytes_per_token: 4.0,
+            // Less is prefilled in the time of a round trip to the warehouse and a copy.
+            min_fetch_tokens: 512,
             // Load balancers in front cut idle connections after 60 to 100 s.
             hold_limit_s: 30.0,
             // Far beyond what anyone would wait for: 2,000 endpoints with two each.

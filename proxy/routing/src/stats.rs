@@ -21,6 +21,12 @@ pub struct Candidate {
     pub wait_s: f64,
     /// Seconds of a prompt with nothing to compute.
     pub base_s: f64,
+    /// Prompt tokens that would be fetched from a warehouse; the uncached ones are without them.
+    pub fetch_tokens: u64,
+    /// Seconds that takes, once the link turns to it.
+    pub fetch_s: f64,
+    /// Seconds until the link can turn to it.
+    pub link_wait_s: f64,
     /// Seconds of prefill for the uncached tokens.
     pub miss_s: f64,
     /// Whether its cache is full, so that what is added evicts something.

@@ -134,7 +134,7 @@ impl Cluster {
         self.found[job as usize] = held as u32;
         let local = work.saved(job, held);
         let uncached = work.jobs[job as usize].tokens - local;
-        self.begin(job, Served { replica: at as u32, local, fetched: 0, uncached });
+        self.begin(job, Served { replica: at as u32, local, uncached, ..Served::default() });
         let part = Part { job, left: uncached as f64, given: 0.0, decode: None };
         self.replicas[at].chunked.running.push(part);
     }

@@ -13,7 +13,7 @@ impl Router for RoundRobin {
     fn submit(&mut self, _job: u32, scene: Scene<'_>, _now: f64) -> Verdict {
         let to = self.turn % scene.cluster.setup().replicas;
         self.turn += 1;
-        Verdict::Go(to)
+        Verdict::at(to)
     }
 }
 
@@ -27,7 +27,7 @@ impl Router for SessionHash {
             _ => u64::from(scene.work.jobs[job as usize].session),
         };
         let weight = |replica: &usize| xxh3_64_with_seed(&key.to_le_bytes(), *replica as u64 + 1);
-        Verdict::Go((0..scene.cluster.setup().replicas).max_by_key(weight).unwrap_or(0))
+        Verdict::at((0..scene.cluster.setup().replicas).max_by_key(weight).unwrap_or(0))
     }
 }
 
@@ -43,6 +43,6 @@ impl Router for LeastWait {
         self.turn += 1;
         let wait = |replica: &usize| scene.cluster.backlog_s(*replica, now);
         let order = (0..count).map(|step| (self.turn + step) % count);
-        Verdict::Go(order.min_by(|a, b| wait(a).total_cmp(&wait(b))).unwrap_or(0))
+        Verdict::at(order.min_by(|a, b| wait(a).total_cmp(&wait(b))).unwrap_or(0))
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Everything this program needs of the crate's API is in this file.
 
-use super::{Router, RouterSetup, Scene, Verdict, told};
+use super::{Placed, Router, RouterSetup, Scene, Verdict, told};
 use crate::simulate::Name;
 use crate::simulate::cluster::Served;
 use larder_routing::{
-    Decision, EndpointId, Fleet, HoldId, Now, Outcome, PolicyKind, RouteRequest, Settings, Submitted, Ticket,
-    Usage,
+    Decision, EndpointId, Fetched, Fleet, HoldId, LinkSpec, Now, Outcome, PolicyKind, RouteRequest, Settings,
+    Submitted, Ticket, Usage,
 };
 use std::collections::BTreeMap;
 
@@ -16,6 +16,9 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// Room for every block of the public traces many times over: what is examined is the policy, not a small index.
 const INDEX_BYTES: usize = 4 << 30;
 
+/// The name of the one warehouse.
+const WAREHOUSE: &str = "warehouse";
+
 /// One fleet and the tickets of its requests.
 pub(super) struct FleetRouter {
     fleet: Fleet,
@@ -23,6 +26,8 @@ pub(super) struct FleetRouter {
     tickets: Vec<Option<Ticket>>,
     held: BTreeMap<HoldId, u32>,
     chain: Vec<u64>,
+    /// Whether the fleet knows of the warehouse.
+    links: bool,
 }
 
 impl FleetRouter {
@@ -39,6 +44,7 @@ impl FleetRouter {
             default_prefill_tokens_per_s: cluster.rate,
             default_bytes_per_token: BYTES_PER_TOKEN as f64,
             hold_limit_s,
+            min_fetch_tokens: 0,
             // A refused client comes back, and what is measured would be its patience.
             max_held: usize::MAX,
             max_held_bytes: u64::MAX,
@@ -51,14 +57,32 @@ impl FleetRouter {
             fleet.set_kv_tokens(id, told(setup.view, replica, cluster.blocks) * scene.work.block_tokens);
             endpoints.push(id);
         }
+        // `min_ttft` stays a rule that knows nothing of it.
+        let links = cluster.warehouse.filter(|_| policy == PolicyKind::Larder);
+        if let Some(warehouse) = links {
+            for (replica, &id) in endpoints.iter().enumerate() {
+                let link = if warehouse.shared { 0 } else { replica };
+                let link = LinkSpec {
+                    warehouse: WAREHOUSE.into(),
+                    link: format!("link {link}").into(),
+                    tokens_per_s: 1.0 / warehouse.seconds_per_token,
+                };
+                fleet.set_link(id, Some(&link));
+            }
+            fleet.set_warehouse_tokens(WAREHOUSE, warehouse.blocks * scene.work.block_tokens);
+        }
+        let links = links.is_some();
         let tickets = std::iter::repeat_with(|| None).take(scene.work.jobs.len()).collect();
-        Self { fleet, endpoints, tickets, held: BTreeMap::new(), chain: Vec::new() }
+        Self { fleet, endpoints, tickets, held: BTreeMap::new(), chain: Vec::new(), links }
     }
 
-    fn go(&mut self, job: u32, decision: Decision) -> usize {
-        let replica = self.replica(decision.endpoint);
+    fn go(&mut self, job: u32, decision: Decision) -> Placed {
+        let to = self.replica(decision.endpoint);
+        let reach = decision.matched_tokens + decision.fetch_tokens;
+        // Without links the product does as the rules that it is compared with.
+        let reach = if self.links { reach } else { u64::MAX };
         self.tickets[job as usize] = Some(decision.ticket);
-        replica
+        Placed { to, reach }
     }
 
     fn replica(&self, endpoint: EndpointId) -> usize {
@@ -98,7 +122,7 @@ impl Router for FleetRouter {
         }
     }
 
-    fn next(&mut self, now: f64) -> Option<(u32, usize)> {
+    fn next(&mut self, now: f64) -> Option<(u32, Placed)> {
         let (id, decision) = self.fleet.next_dispatch(Now::from_secs_f64(now))?;
         let job = self.held.remove(&id).expect("the fleet names what it holds");
         let decision = decision.expect("endpoints are always there");
@@ -110,6 +134,17 @@ impl Router for FleetRouter {
             return None;
         }
         self.fleet.next_wake(Now::from_secs_f64(now)).map(Now::as_secs_f64)
+    }
+
+    fn fetched(&mut self, job: u32, served: Served, now: f64) {
+        if let Some(ticket) = self.tickets[job as usize].as_ref().filter(|_| self.links) {
+            let fetched = Fetched {
+                ready_tokens: served.local + served.fetched,
+                moved_tokens: served.fetched,
+                all: served.short,
+            };
+            self.fleet.fetched(ticket, fetched, Now::from_secs_f64(now));
+        }
     }
 
     fn first_token(&mut self, job: u32, now: f64) {

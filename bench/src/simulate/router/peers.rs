@@ -49,7 +49,7 @@ impl Router for Chwbl {
         let walk = self.ring[begin..].iter().chain(&self.ring[..begin]).map(|&(_, replica)| replica);
         let fits = |&replica: &usize| scene.cluster.load(replica).in_flight as f64 <= bound;
         let own = self.ring.get(begin % self.ring.len()).map_or(0, |&(_, replica)| replica);
-        Verdict::Go(walk.clone().find(fits).unwrap_or(own))
+        Verdict::at(walk.clone().find(fits).unwrap_or(own))
     }
 }
 
@@ -89,7 +89,7 @@ impl Router for Sglang {
         let to = if !unbalanced && share > SGLANG_CACHE_THRESHOLD { best } else { lightest().unwrap_or(0) };
         self.trees[to].touch(chain);
         self.routed[to] += 1;
-        Verdict::Go(to)
+        Verdict::at(to)
     }
 }
 
@@ -147,7 +147,7 @@ impl Router for Dynamo {
         let ties: Vec<usize> = replicas(scene).filter(|&replica| costs[replica] <= least).collect();
         let to = ties[self.random.below(ties.len())];
         self.sight.routed(to, job, scene);
-        Verdict::Go(to)
+        Verdict::at(to)
     }
 }
 
@@ -184,6 +184,6 @@ impl Router for Llmd {
             (replicas(scene).map(queue).min().unwrap_or(0), replicas(scene).map(queue).max().unwrap_or(0));
         let to = smallest(replicas(scene), |replica| -self.score(replica, job, queues, scene));
         self.sight.routed(to, job, scene);
-        Verdict::Go(to)
+        Verdict::at(to)
     }
 }

@@ -28,6 +28,11 @@ impl Fleet {
         if request.epoch == endpoint.epoch {
             self.index.confirm(endpoint.holder, &request.chain);
         }
+        let (id, chain) = (request.endpoint, std::mem::take(&mut request.chain));
+        self.stored(id, &chain);
+        if let Some(request) = self.requests.get_mut(ticket) {
+            request.chain = chain;
+        }
     }
 
     /// How far the estimates about an endpoint's cache are to be believed; `None` for a removed one.
@@ -51,6 +56,10 @@ impl Fleet {
             Outcome::FailedBeforeFirstByte | Outcome::Aborted => None,
         };
         let completed = matches!(outcome, Outcome::Completed { .. });
+        self.give_up_fetch(&request, ticket.slot, now);
+        if completed && !request.first_token_seen {
+            self.stored(request.endpoint, &request.chain);
+        }
         if let Some(endpoint) = self.endpoint_mut(request.endpoint) {
             endpoint.load.end(ticket.slot, now);
             self.let_go(&request, completed);
@@ -61,7 +70,8 @@ impl Fleet {
                 self.compare(&request, usage);
             }
         }
-        if completed {
+        // The time that a load of KV takes says nothing about prefill.
+        if completed && !request.staged {
             self.time(&request, usage);
         }
         self.requests.recycle(request.chain);

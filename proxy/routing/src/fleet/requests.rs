@@ -1,5 +1,6 @@
 //! Requests in flight: slots that tickets name.
 
+use crate::link::Linked;
 use crate::{EndpointId, Now, Ticket};
 
 /// Chain buffers kept for reuse.
@@ -21,6 +22,10 @@ pub(super) struct InFlight {
     pub(super) prompt_bytes: u64,
     pub(super) media: u32,
     pub(super) prompt_tokens: f64,
+    pub(super) matched_tokens: f64,
+    /// To be fetched, while the fetch is owed.
+    pub(super) fetch_tokens: f64,
+    pub(super) linked: Option<Linked>,
     pub(super) uncached_tokens: f64,
     pub(super) streamed: bool,
     pub(super) routed_at: Now,
@@ -31,6 +36,13 @@ pub(super) struct InFlight {
     pub(super) foreseen_s: f64,
     /// Seconds of its prefill alone, once known.
     pub(super) prefill_s: Option<f64>,
+}
+
+impl InFlight {
+    /// Tokens that one of its chain's elements stands for.
+    pub(super) fn element_tokens(&self) -> f64 {
+        f64::from(self.run_bytes) * self.prompt_tokens / self.prompt_bytes.max(1) as f64
+    }
 }
 
 #[derive(Default)]

@@ -4,6 +4,7 @@ use super::requests::InFlight;
 use super::{Fleet, GHOST_CAPACITIES, MAX_CHAIN, Pool};
 use crate::endpoint::Endpoint;
 use crate::policy::{Pick, Terms, View};
+use crate::price::Rates;
 use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, RouteRequest, Runner};
 
 /// A request measured in tokens.
@@ -121,27 +122,43 @@ impl Fleet {
         prompt: &Prompt<'_>,
         matched: &[u32],
     ) -> Terms {
-        let matched = matched[endpoint.holder as usize];
+        let held = matched[endpoint.holder as usize];
         let line = endpoint.line(pool.line, self.ttft_count, self.slots.len());
-        let matched_tokens = prompt.matched_tokens(matched);
+        let matched_tokens = prompt.matched_tokens(held);
         let uncached_tokens = (prompt.tokens - matched_tokens).max(0.0);
-        let miss_s = uncached_tokens * line.slope_s;
-        let mut terms = Terms {
+        let rates = self.price.rates_at(&endpoint.crowd, pool.rates);
+        let terms = Terms {
             slot: id.slot,
             digest: endpoint.digest,
-            matched,
+            matched: held,
             matched_tokens,
             uncached_tokens,
-            wait_s: endpoint.load.wait_s(pool.now)
-                + self.holds.ahead_s(id.slot, pool.now.plus(self.overtaken_s(pool, miss_s))),
+            wait_s: 0.0,
             base_s: line.base_s,
-            miss_s,
+            miss_s: uncached_tokens * line.slope_s,
+            fetch_tokens: 0.0,
+            fetch_s: 0.0,
+            link_wait_s: 0.0,
+            refetch_token_s: self.refetch_token_s(endpoint, pool).filter(|token_s| *token_s < line.slope_s),
             full: self.is_full(endpoint, pool.element_tokens),
             in_flight: endpoint.load.in_flight(),
             decoding: endpoint.load.decoding(),
             cost_s: 0.0,
         };
-        let cost = self.policy.cost(&terms, &self.price.rates_at(&endpoint.crowd, pool.rates));
+        let wait_s = endpoint.load.wait_s(pool.now);
+        let computed = self.weighed(terms, wait_s, &rates, pool);
+        let Some(offer) = self.offer(endpoint, prompt, (matched, matched_tokens), pool) else {
+            return computed;
+        };
+        let fetched = self.weighed(offer.applied(terms, line.slope_s), wait_s, &rates, pool);
+        if fetched.cost_s < computed.cost_s { fetched } else { computed }
+    }
+
+    /// Terms with their wait and cost.
+    fn weighed(&self, mut terms: Terms, wait_s: f64, rates: &Rates, pool: &Pool) -> Terms {
+        let due = pool.now.plus(self.overtaken_s(pool, terms.service_s()));
+        terms.wait_s = wait_s + self.holds.ahead_s(terms.slot, due);
+        let cost = self.policy.cost(&terms, rates);
         debug_assert!(cost.is_finite(), "{terms:?}");
         // A cost that is not a number would win or lose every comparison at random: last resort, cost the most.
         terms.cost_s = if cost.is_finite() { cost } else { f64::MAX };
@@ -150,7 +167,8 @@ impl Fleet {
 
     /// Whether what is added to an endpoint's cache evicts something (98 % full).
     pub(super) fn is_full(&self, endpoint: &Endpoint, element_tokens: f64) -> bool {
-        self.index.held(endpoint.holder) as f64 * element_tokens >= 0.98 * endpoint.capacity.tokens()
+        endpoint.filled
+            || self.index.held(endpoint.holder) as f64 * element_tokens >= 0.98 * endpoint.capacity.tokens()
     }
 
     /// Records a choice everywhere it counts.
@@ -163,14 +181,27 @@ impl Fleet {
         let endpoint = self.slots[chosen.slot as usize].endpoint.as_mut();
         let endpoint = endpoint.expect("a candidate is a live endpoint");
         let uncached = chosen.uncached_tokens.round() as u64;
-        let foreseen_s = endpoint.load.wait_s(now) + chosen.base_s + chosen.miss_s;
-        endpoint.load.begin(slot, uncached, chosen.miss_s, request.streamed, now);
-        let (epoch, name) = (endpoint.epoch, endpoint.name.clone());
+        let fetch_s = chosen.link_wait_s + chosen.fetch_s;
+        let begins_s = if chosen.fetch_tokens > 0.0 {
+            endpoint.load.wait_s(now).max(fetch_s)
+        } else {
+            endpoint.load.wait_s(now)
+        };
+        let foreseen_s = begins_s + chosen.base_s + chosen.miss_s;
+        let ready = if chosen.fetch_tokens > 0.0 { now.plus(fetch_s) } else { now };
+        endpoint.load.begin(slot, uncached, chosen.miss_s, (request.streamed, ready), now);
+        let (epoch, name, linked) = (endpoint.epoch, endpoint.name.clone(), endpoint.linked);
         let unseen = (prompt.tokens - prompt.matched_tokens(seen)).max(0.0);
         let per_token =
             if chosen.uncached_tokens > 0.0 { chosen.miss_s / chosen.uncached_tokens } else { 0.0 };
         let price = self.price.rates_at(&endpoint.crowd, rates).price();
-        self.price.worked(chosen.miss_s, unseen * per_token);
+        self.price.worked(chosen.miss_s, chosen.fetch_s, unseen * per_token);
+        if let Some(link) =
+            linked.filter(|_| chosen.fetch_tokens > 0.0).and_then(|l| self.links.get_mut(l.link))
+        {
+            let predecessors = link.begin(slot, chosen.fetch_s, now);
+            self.price.fetches(predecessors);
+        }
 
         let chain = self.remember(id, prompt.chain, request.run_bytes);
         let ticket = self.requests.insert(InFlight {
@@ -183,6 +214,9 @@ impl Fleet {
             prompt_bytes: prompt.bytes,
             media: request.media,
             prompt_tokens: prompt.tokens,
+            matched_tokens: chosen.matched_tokens,
+            fetch_tokens: chosen.fetch_tokens,
+            linked,
             uncached_tokens: chosen.uncached_tokens,
             streamed: request.streamed,
             routed_at: now,
@@ -200,6 +234,9 @@ impl Fleet {
             prompt_tokens: prompt.tokens.round() as u64,
             held_s: 0.0,
             wait_s: chosen.wait_s,
+            fetch_tokens: chosen.fetch_tokens.round() as u64,
+            fetch_s: chosen.fetch_s,
+            link_wait_s: chosen.link_wait_s,
             miss_s: chosen.miss_s,
             cost_s: chosen.cost_s,
             price,
@@ -228,7 +265,11 @@ impl Fleet {
             self.endpoints().map(|(_, e)| e.capacity_elements(element_tokens)).fold(0, u64::saturating_add);
 
         self.index.enter(holder, chain, true);
+        let filled = self.index.held(holder) > own;
         self.index.evict_beyond(holder, own);
+        if let Some(endpoint) = self.endpoint_mut(id) {
+            endpoint.filled |= filled;
+        }
         self.index.enter(self.ghost, chain, false);
         self.index.evict_beyond(self.ghost, pool.saturating_mul(GHOST_CAPACITIES));
         let kept = self.requests.keep_chain(chain);

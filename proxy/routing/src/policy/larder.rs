@@ -13,16 +13,23 @@ const IN_FLIGHT_S: f64 = 1e-4;
 /// would otherwise all decode at the one endpoint that holds it.
 const DECODING_S: f64 = 0.01;
 
-/// `wait + miss + F * miss + space`, see [`crate::price`].
+/// `max(wait, link wait + fetch) + miss + F * miss + F_link * fetch + space`, see [`crate::price`].
+///
+/// Space is what the insertion will cost those whose KV it evicts: it is computed again, or comes back over the link.
 pub(super) struct Larder;
 
 impl Policy for Larder {
     fn cost(&self, terms: &Terms, rates: &Rates) -> f64 {
-        let space = if terms.full { rates.space() * terms.miss_s } else { 0.0 };
-        terms.wait_s
+        let space = match terms.refetch_token_s {
+            _ if !terms.full => 0.0,
+            Some(token_s) => rates.link_space() * (terms.uncached_tokens + terms.fetch_tokens) * token_s,
+            None => rates.space() * terms.miss_s,
+        };
+        terms.begins_s()
             + terms.base_s
             + terms.miss_s
             + rates.followers * terms.miss_s
+            + rates.link_followers * terms.fetch_s
             + space
             + IN_FLIGHT_S * f64::from(terms.in_flight)
             + DECODING_S * f64::from(terms.decoding)

@@ -8,7 +8,7 @@ pub(super) struct MinTtft;
 
 impl Policy for MinTtft {
     fn cost(&self, terms: &Terms, _: &Rates) -> f64 {
-        terms.wait_s + terms.base_s + terms.miss_s
+        terms.begins_s() + terms.base_s + terms.miss_s
     }
 
     fn pick(&mut self, view: &View<'_>, random: &mut Random) -> Pick {

@@ -10,6 +10,10 @@ fn terms(slot: u32, cost_s: f64, matched: u32) -> Terms {
         wait_s: 0.0,
         base_s: 0.0,
         miss_s: 0.0,
+        fetch_tokens: 0.0,
+        fetch_s: 0.0,
+        link_wait_s: 0.0,
+        refetch_token_s: None,
         full: false,
         in_flight: 0,
         decoding: 0,
@@ -47,7 +51,7 @@ fn reasons_say_what_happened() {
 
 #[test]
 fn larder_charges_misses_at_the_price() {
-    let rates = Rates { followers: 3.0, recompute: 2.0 };
+    let rates = Rates { followers: 3.0, link_followers: 0.0, recompute: 2.0 };
     let mut busy = terms(0, 0.0, 8);
     busy.wait_s = 7.9;
     let mut cold = terms(1, 0.0, 0);
