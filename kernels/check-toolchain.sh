@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Does NVIDIA's own assembler take our PTX, and does the driver layer build for other versions of CUDA?
+# Does NVIDIA's own assembler take our PTX, do NVIDIA's own bindings work as an engine beside us, and does the driver
+# layer build for other versions of CUDA?
 #
-# ptxas comes from PyPI (two wheels, some 90 MB together), no GPU and no CUDA installation is needed. Prints a table of
-# registers and spills for each kernel and GPU. Then `cargo check` of the driver layer against several versions of the
-# CUDA headers, by cudarc's switch. Run by `tests/run --gpu-toolchain`.
+# ptxas and the bindings for Python come from PyPI (some 110 MB together), no GPU and no CUDA installation is needed.
+# Prints a table of registers and spills for each kernel and GPU. Then the two-process proof with an engine in Python, on
+# the emulator; and `cargo check` of the driver layer against several versions of the CUDA headers, by cudarc's switch.
+# Run by `tests/run --gpu-toolchain`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +16,7 @@ need python3 python3
 
 # Pinned: what a wheel accepts changes with its version. 12.9 is the last of its major version; 13 knows no GPU before sm_75.
 WHEELS=("nvidia-cuda-nvcc-cu12==12.9.86" "nvidia-cuda-nvcc==13.5.37")
+BINDINGS="cuda-bindings==13.5.0"
 # A100, A10/RTX 30, L4/RTX 40, H100/H200, B200, B300, RTX 50, DGX Spark.
 GPUS=(sm_80 sm_86 sm_89 sm_90 sm_100 sm_103 sm_120 sm_121)
 # The oldest that is still met, the last of 12, and what 13 changed: structures in 13.2, nothing known in the newest.
@@ -24,13 +27,14 @@ REGISTERS_MAX=64
 target=$(mkdir -p "${CARGO_TARGET_DIR:-target}/gpu-toolchain" && realpath "${CARGO_TARGET_DIR:-target}/gpu-toolchain")
 failed=0
 
+if ! [ -x "$target/python/bin/pip" ]; then
+    python3 -m venv "$target/python" || { need_package python3-venv && python3 -m venv --clear "$target/python"; }
+fi
+
 # ptxas_of WHEEL: installs it and names its ptxas.
 ptxas_of() {
     local wheel=$1 at=$target/${1//==/-}
     if ! [ -d "$at" ]; then
-        if ! [ -x "$target/python/bin/pip" ]; then
-            python3 -m venv "$target/python" || { need_package python3-venv && python3 -m venv --clear "$target/python"; }
-        fi
         "$target/python/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$at.new" "$wheel" >&2
         mv "$at.new" "$at"
     fi
@@ -67,6 +71,13 @@ for wheel in "${WHEELS[@]}"; do
         done
     done
 done
+
+echo "== an engine in Python on $BINDINGS, on the emulator"
+if ! "$target/python/bin/pip" install --quiet --disable-pip-version-check "$BINDINGS" ||
+    ! LARDER_TEST_PYTHON=$target/python/bin/python cargo test --quiet --locked -p larder-kernels --test it python:: -- --ignored; then
+    echo "the engine in Python failed"
+    failed=$((failed + 1))
+fi
 
 for version in "${CUDA_VERSIONS[@]}"; do
     echo "== driver layer against the headers of CUDA $version"

@@ -68,7 +68,13 @@ macro_rules! functions {
             let answer = answer.and_then(|()| -> Answer { $body });
             answer.err().unwrap_or(0)
         }
-    )* };
+    )*
+        /// The function of a C name, of those above.
+        pub(super) fn symbol(name: &str) -> Option<*mut c_void> {
+            $( if name == stringify!($name) { return Some($name as *mut c_void); } )*
+            None
+        }
+    };
     (@free $state:ident) => { Ok(()) };
     (@any $state:ident) => { $state.is_initialized() };
     (@context $state:ident) => { $state.has_context() };
@@ -240,6 +246,7 @@ functions! {
 }
 
 mod batch;
+mod lookup;
 mod virtual_memory;
 
 /// A handle of 64 bytes, which C passes by value.

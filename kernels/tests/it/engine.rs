@@ -8,8 +8,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::Duration;
 
 use larder_kernels::{Event, EventHandle, GpuError, ImportedKv, KvPart, LandingSlab, Layout, Order, Ticket};
 use larder_kernels::{KvHandle, KvPieces, Layer, Piece, reference};
@@ -65,6 +67,12 @@ impl Setup {
         if self.mapped { PIECE - 3072 } else { 512 }
     }
 
+    /// What `engine.py` is told.
+    pub(crate) fn arguments(&self) -> [String; 3] {
+        let parts: Vec<String> = self.parts.iter().map(usize::to_string).collect();
+        [u8::from(self.mapped).to_string(), self.offset().to_string(), parts.join(",")]
+    }
+
     pub(crate) fn text(&self) -> String {
         let parts: Vec<String> = self.parts.iter().map(usize::to_string).collect();
         format!("{} {} {}", self.order as usize, u8::from(self.mapped), parts.join(","))
@@ -101,7 +109,7 @@ pub(crate) fn layout_of(order: Order) -> Layout {
 pub(crate) const CHUNKS: [(&[u32], u32); 3] = [(&[5, 2, 15, 0], 0), (&[7, 8], 2), (&[1, 3, 12], 0)];
 
 /// What the cache must hold when all chunks are in it.
-fn expected(setup: &Setup) -> Vec<u8> {
+pub(crate) fn expected(setup: &Setup) -> Vec<u8> {
     let layout = layout_of(setup.order);
     let mut cache = noise(77, setup.bytes());
     for (seed, (blocks, first)) in (1..).zip(CHUNKS) {
@@ -282,24 +290,37 @@ pub(crate) struct Engine {
     pub(crate) written: EventHandle,
     /// What it ran on.
     pub(crate) device: String,
-    _dir: tempfile::TempDir,
 }
 
 impl Engine {
     pub(crate) fn start(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("engine");
-        let listener = UnixListener::bind(&socket).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "engine::engine_process", "--nocapture", "--quiet"]);
-        let process = command.env(SOCKET, &socket).env(SETUP, setup.text()).spawn().unwrap();
-        let stream = listener.accept().unwrap().0;
+        command.env(SOCKET, &socket).env(SETUP, setup.text());
+        Self::start_by(setup, &socket, command)
+    }
+
+    /// Starts it by a command, which connects to the socket and says its cache's names.
+    pub(crate) fn start_by(setup: Setup, socket: &Path, mut command: Command) -> Self {
+        let listener = UnixListener::bind(socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut process = command.spawn().unwrap();
+        let stream = loop {
+            if let Ok((stream, _)) = listener.accept() {
+                break stream;
+            }
+            assert_eq!(process.try_wait().unwrap(), None, "the engine ended before it said a word");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (text, descriptors) = receive(&stream);
         let [names, written, device] = text.split('|').collect::<Vec<_>>()[..] else { panic!("{text}") };
         let names = Names::new(setup, names, descriptors);
         let (written, device) = (EventHandle(unhex(written)), device.to_owned());
-        Self { process, from: BufReader::new(stream), names, written, device, _dir: dir }
+        Self { process, from: BufReader::new(stream), names, written, device }
     }
 
     pub(crate) fn ask(&mut self, line: &str) -> String {

@@ -8,6 +8,7 @@ mod killed;
 mod link;
 mod one_process;
 mod pages;
+mod python;
 mod soak;
 mod two_processes;
 mod world;

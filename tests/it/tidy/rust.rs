@@ -16,6 +16,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("cache-node/tests/it/engine.rs", "takes ownership of descriptors received over a socket"),
     ("kernels/emulator/src/abi.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/abi/batch.rs", "the C functions of a driver, for tests"),
+    ("kernels/emulator/src/abi/lookup.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/abi/virtual_memory.rs", "the C functions of a driver, for tests"),
     ("kernels/emulator/src/controls.rs", "calls into the emulator's library by name"),
     ("kernels/emulator/src/memory.rs", "the emulator's copies between raw addresses"),

@@ -1,34 +1,16 @@
-//! Many copies in one call, which is found by name and version.
+//! Many copies in one call, as CUDA 12.8 has it.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_uint, c_void};
 
 use super::{copy, put};
 use crate::code::{Answer, INVALID_VALUE};
 use crate::memory::Copy;
 use crate::state::{State, state};
 
-/// Versions of CUDA that have the function as it is here; before there was none, and 13.0 has another of the name.
-const VERSIONS: std::ops::Range<c_int> = 12_080..13_000;
-/// `CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND` and `CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`.
-const NOT_KNOWN: c_uint = 1;
-const NOT_OF_THIS_VERSION: c_uint = 2;
 /// `CU_MEMCPY_SRC_ACCESS_ORDER_STREAM`.
 const IN_STREAM_ORDER: c_uint = 1;
 
 functions! {
-    free cuGetProcAddress_v2(name: *const c_char, to: *mut *mut c_void, version: c_int, _flags: u64,
-                             status: *mut c_uint) state {
-        let _ = state;
-        // SAFETY: the driver's contract: a string with an end.
-        let name = unsafe { CStr::from_ptr(name) };
-        let (found, how) = match name.to_bytes() {
-            b"cuMemcpyBatchAsync" if VERSIONS.contains(&version) => (cuMemcpyBatchAsync as *mut c_void, 0),
-            b"cuMemcpyBatchAsync" => (std::ptr::null_mut(), NOT_OF_THIS_VERSION),
-            _ => (std::ptr::null_mut(), NOT_KNOWN),
-        };
-        put(to, found)?;
-        if status.is_null() { Ok(()) } else { put(status, how) }
-    }
     context cuMemcpyBatchAsync(to: *const u64, from: *const u64, bytes: *const usize, count: usize,
                                attributes: *const [c_uint; 6], first: *const usize, descriptions: usize,
                                failed: *mut usize, stream: usize) state {
