@@ -48,6 +48,11 @@ impl Terms {
     pub(crate) fn service_s(&self) -> f64 {
         self.miss_s + self.fetch_s
     }
+
+    /// Seconds of work, and of these of fetch.
+    pub(crate) fn needed(&self) -> (f64, f64) {
+        (self.service_s(), self.fetch_s)
+    }
 }
 
 /// What a policy may look at.

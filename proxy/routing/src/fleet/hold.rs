@@ -24,6 +24,8 @@ const FETCHES_AHEAD: f64 = 4.0;
 const SAME_PLACE_S: f64 = 1e-3;
 /// How often the first in a queue may turn out to need more than it did, and go back, before one is sent anyway.
 const RECHECKS: usize = 3;
+/// Held requests that are asked, in order, whether they fit beside what an endpoint works on.
+const FIT_LOOKS: usize = 32;
 /// Held requests that one search for something to steal looks up in the index. They are taken by what stealing
 /// them could gain at most, so those left out hardly matter, and the search stays a matter of microseconds.
 const STEAL_LOOKS: usize = 32;
@@ -69,6 +71,9 @@ pub struct QueueFull {
     pub retry_after_s: f64,
 }
 
+/// Seconds of work, and of these of fetch.
+type Needed = (f64, f64);
+
 /// A chance to steal: at most how good it is, and whom it concerns.
 struct Chance {
     bound_s: f64,
@@ -90,7 +95,7 @@ impl Fleet {
     pub fn submit(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Submitted, SubmitError> {
         self.decide(request, now, |fleet, choice| {
             let chosen = choice.chosen();
-            if fleet.is_free((chosen.slot, chosen.fetch_s), &fleet.room(now), now) {
+            if fleet.is_free((chosen.slot, chosen.needed()), &fleet.room(now), now) {
                 return Ok(Submitted::Go(fleet.go(request, choice)));
             }
             let (held, bytes) = (fleet.holds.len(), fleet.holds.prompt_bytes());
@@ -116,15 +121,8 @@ impl Fleet {
             }
         }
         let room = self.room(now);
-        // The first of all, not of the endpoints' order: who waits for a shared link waits for the others' requests too.
-        let firsts = self.holds.waited_for().filter_map(|slot| Some((slot, self.holds.at(slot).next()?)));
-        let ready = firsts
-            .filter(|(slot, (_, held))| self.can_start((*slot, held.fetch_s), &room, now))
-            .min_by(|(_, (a, _)), (_, (b, _))| a.cmp(b))
-            .map(|(slot, _)| slot);
-        if let Some(slot) = ready {
-            let key = self.first_of(slot, now)?;
-            return self.start(key.id, slot, None, now).map(|decision| (key.id, Ok(decision)));
+        if let Some((id, slot)) = self.ready(&room, now) {
+            return self.start(id, slot, None, now).map(|decision| (id, Ok(decision)));
         }
         if let Some(placed) = self.relieve(now) {
             return Some(placed);
@@ -168,19 +166,63 @@ impl Fleet {
         (pool.rates.price() * service_s).min(self.settings.hold_limit_s.max(0.0))
     }
 
-    /// Whether a request that comes now goes to the endpoint at once.
-    pub(super) fn is_free(&self, (slot, fetch_s): (u32, f64), room: &Room, now: Now) -> bool {
-        self.holds.is_empty_at(slot) && self.can_start((slot, fetch_s), room, now)
+    /// Whether a request that comes now goes to the endpoint at once: nobody waits there whom it would pass without
+    /// the endpoint letting it pass anyway.
+    pub(super) fn is_free(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
+        (self.width_at(slot) > 1 || self.holds.is_empty_at(slot)) && self.can_start((slot, needed), room, now)
     }
 
-    /// Whether an endpoint has room; and whether it, or its link, is about to need its next request, which is to fetch
-    /// for so many seconds, or is not one to hold requests back for.
-    fn can_start(&self, (slot, fetch_s): (u32, f64), room: &Room, now: Now) -> bool {
+    /// Whether an endpoint has nobody waiting for it and could take something.
+    pub(super) fn is_idle(&self, slot: u32, room: &Room, now: Now) -> bool {
+        self.holds.is_empty_at(slot) && self.can_start((slot, (0.0, 0.0)), room, now)
+    }
+
+    fn width_at(&self, slot: u32) -> usize {
+        self.endpoint_at(slot).map_or(1, |(_, endpoint)| endpoint.load.width())
+    }
+
+    /// Whether an endpoint has room; and whether it, or its link, is about to need a request that needs so much, or
+    /// lets it pass, or is not one to hold requests back for.
+    fn can_start(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
         let endpoint = self.slots.get(slot as usize).and_then(|slot| slot.endpoint.as_ref());
+        let (service_s, fetch_s) = needed;
         endpoint.is_none_or(|endpoint| {
-            let due = || self.starts_s(endpoint, fetch_s, endpoint.load.wait_s(now), now) <= 0.0;
+            let due = || {
+                self.starts_s(endpoint, fetch_s, endpoint.load.backlog_s(now), now) <= 0.0
+                    || (fetch_s <= 0.0 && endpoint.load.lets_pass(service_s, now))
+            };
             self.has_room(endpoint, room) && (!self.may_hold() || !endpoint.foresight.holds() || due())
         })
+    }
+
+    /// The held request that is to go now because its endpoint takes it, and where. Of several the first of all, not of
+    /// the endpoints' order: who waits for a shared link waits for the others' requests too.
+    fn ready(&mut self, room: &Room, now: Now) -> Option<(HoldId, u32)> {
+        for _ in 0..RECHECKS {
+            let firsts =
+                self.holds.waited_for().filter_map(|slot| Some((self.ready_at(slot, room, now)?, slot)));
+            let (key, slot) = firsts.min()?;
+            if self.width_at(slot) == 1 {
+                return self.first_of(slot, now).map(|key| (key.id, slot));
+            }
+            let held = self.holds.get(key.id)?;
+            let (arrived, needed) = (held.arrived, self.needed_at(held, slot, now)?);
+            if self.can_start((slot, needed), room, now) {
+                return Some((key.id, slot));
+            }
+            // What was a hit is none any more.
+            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.0));
+            self.holds.put(key.id, slot, due, needed);
+        }
+        None
+    }
+
+    /// The request of an endpoint's queue that may go there, by what it needed at the last look: the first; at an
+    /// endpoint that works on several prompts, the first that fits beside them.
+    fn ready_at(&self, slot: u32, room: &Room, now: Now) -> Option<Key> {
+        let looks = if self.width_at(slot) > 1 { FIT_LOOKS } else { 1 };
+        let fits = |held: &Held| self.can_start((slot, (held.service_s, held.fetch_s)), room, now);
+        self.holds.at(slot).take(looks).find(|(_, held)| fits(held)).map(|(key, _)| key)
     }
 
     /// Seconds until a request is sent to an endpoint that is busy for another `wait_s`: so that its fetch is over
@@ -246,13 +288,13 @@ impl Fleet {
     ) -> Result<Option<Decision>, NoEndpoint> {
         self.decide(request, now, |fleet, choice| {
             let chosen = choice.chosen();
-            if fleet.is_free((chosen.slot, chosen.fetch_s), &fleet.room(now), now) {
+            if fleet.is_free((chosen.slot, chosen.needed()), &fleet.room(now), now) {
                 fleet.holds.remove(id);
                 return Some(held_since(held.arrived, fleet.go(&held.request(), choice), now));
             }
             fleet.join(chosen.slot, now);
             let due = held.arrived.plus(fleet.overtaken_s(&choice.pool, chosen.service_s()));
-            fleet.holds.put(id, chosen.slot, due, (chosen.service_s(), chosen.fetch_s));
+            fleet.holds.put(id, chosen.slot, due, chosen.needed());
             None
         })
     }
@@ -274,12 +316,12 @@ impl Fleet {
     }
 
     /// Seconds of work, and of these of fetch, that a held request needs at an endpoint, as things are.
-    fn needed_at(&self, held: &Held, slot: u32, now: Now) -> Option<(f64, f64)> {
+    fn needed_at(&self, held: &Held, slot: u32, now: Now) -> Option<Needed> {
         let mut matched = Vec::new();
         self.index.matches(&held.chain, &mut matched);
         let prompt = self.measure(&held.request());
         let terms = self.terms_at(slot, &self.pool(now), &prompt, &matched)?;
-        Some((terms.service_s(), terms.fetch_s))
+        Some(terms.needed())
     }
 
     fn terms_at(&self, slot: u32, pool: &Pool, prompt: &Prompt<'_>, matched: &[u32]) -> Option<Terms> {
@@ -320,8 +362,8 @@ impl Fleet {
         let idle: Vec<(u32, f64)> = self
             .endpoints()
             .filter(|(_, endpoint)| endpoint.state == EndpointState::Available && !endpoint.avoided)
-            .filter(|(id, _)| self.is_free((id.slot, 0.0), &room, now))
-            .map(|(id, endpoint)| (id.slot, endpoint.load.wait_s(now)))
+            .filter(|(id, _)| self.is_idle(id.slot, &room, now))
+            .map(|(id, endpoint)| (id.slot, endpoint.load.wait_s(0.0, now)))
             .collect();
         if idle.is_empty() {
             return None;
@@ -342,6 +384,9 @@ impl Fleet {
             for (slot, wait_s) in &idle {
                 let Some(here) = self.terms_at(*slot, &pool, &prompt, &matched) else { continue };
                 let excluded = held.exclude.iter().any(|id| id.slot == *slot);
+                if self.width_at(*slot) > 1 && !self.can_start((*slot, here.needed()), &room, now) {
+                    continue;
+                }
                 let delay_s = |terms: &Terms, wait_s| Terms { wait_s, ..*terms }.begins_s();
                 let gain = delay_s(&there, chance.wait_s) - delay_s(&here, *wait_s)
                     + price * (there.service_s() - here.service_s());
@@ -358,7 +403,7 @@ impl Fleet {
         let mut chances = Vec::with_capacity(self.holds.len());
         for endpoint in self.holds.waited_for() {
             let Some((_, owner)) = self.endpoint_at(endpoint) else { continue };
-            let mut wait_s = owner.load.wait_s(now);
+            let mut wait_s = owner.load.backlog_s(now);
             let link = owner.linked.and_then(|linked| self.links.get(linked.link));
             let link_wait_s = link.map_or(0.0, |link| link.wait_s(now));
             for (key, held) in self.holds.at(endpoint) {

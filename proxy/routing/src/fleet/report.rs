@@ -54,7 +54,7 @@ impl Fleet {
                 wait_error: endpoint.foresight.error(),
                 holding: self.may_hold() && endpoint.foresight.holds(),
                 uncached_tokens: endpoint.load.uncached_tokens(),
-                wait_s: endpoint.load.wait_s(now),
+                wait_s: endpoint.load.backlog_s(now),
                 elements: self.index.held(endpoint.holder),
                 kv_tokens: endpoint.capacity.tokens().round() as u64,
                 prefill_tokens_per_s: 1.0 / line.slope_s,

@@ -99,7 +99,7 @@ impl Fleet {
             return None;
         }
         let able = |(id, e): &(EndpointId, &Endpoint)| {
-            e.state == EndpointState::Available && !e.avoided && self.is_free((id.slot, 0.0), &room, now)
+            e.state == EndpointState::Available && !e.avoided && self.is_idle(id.slot, &room, now)
         };
         let free: Vec<EndpointId> = self.endpoints().filter(able).map(|(id, _)| id).collect();
         for slot in full {

@@ -145,12 +145,13 @@ impl Fleet {
             decoding: endpoint.load.decoding(),
             cost_s: 0.0,
         };
-        let wait_s = endpoint.load.wait_s(pool.now);
-        let computed = self.weighed(terms, wait_s, &rates, pool);
+        let wait_s = |terms: &Terms| endpoint.load.wait_s(terms.miss_s, pool.now);
+        let computed = self.weighed(terms, wait_s(&terms), &rates, pool);
         let Some(offer) = self.offer(endpoint, prompt, (matched, matched_tokens), pool) else {
             return computed;
         };
-        let fetched = self.weighed(offer.applied(terms, line.slope_s), wait_s, &rates, pool);
+        let fetched = offer.applied(terms, line.slope_s);
+        let fetched = self.weighed(fetched, wait_s(&fetched), &rates, pool);
         if fetched.cost_s < computed.cost_s { fetched } else { computed }
     }
 
@@ -182,11 +183,8 @@ impl Fleet {
         let endpoint = endpoint.expect("a candidate is a live endpoint");
         let uncached = chosen.uncached_tokens.round() as u64;
         let fetch_s = chosen.link_wait_s + chosen.fetch_s;
-        let begins_s = if chosen.fetch_tokens > 0.0 {
-            endpoint.load.wait_s(now).max(fetch_s)
-        } else {
-            endpoint.load.wait_s(now)
-        };
+        let wait_s = endpoint.load.wait_s(chosen.miss_s, now);
+        let begins_s = if chosen.fetch_tokens > 0.0 { wait_s.max(fetch_s) } else { wait_s };
         let foreseen_s = begins_s + chosen.base_s + chosen.miss_s;
         let ready = if chosen.fetch_tokens > 0.0 { now.plus(fetch_s) } else { now };
         endpoint.load.begin(slot, uncached, chosen.miss_s, (request.streamed, ready), now);

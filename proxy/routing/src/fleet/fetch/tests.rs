@@ -96,7 +96,7 @@ fn a_warehouse_that_lies_costs_the_prefill_and_is_not_believed_again() {
     let busy = fleet.route(&RouteRequestFor(&other).only(&fleet, home), at(200.0)).unwrap();
     let away = route(&mut fleet, &warm, 200.0);
     let slot = away.endpoint.slot as usize;
-    let load = |fleet: &Fleet, now| fleet.slots[slot].endpoint.as_ref().unwrap().load.wait_s(at(now));
+    let load = |fleet: &Fleet, now| fleet.slots[slot].endpoint.as_ref().unwrap().load.wait_s(0.0, at(now));
     assert!((load(&fleet, 200.0) - 0.512).abs() < 1e-6, "{}", load(&fleet, 200.0));
     // A quarter of it was there.
     let quarter = Fetched { ready_tokens: 20 * 128, moved_tokens: 20 * 128, all: true };
@@ -152,7 +152,7 @@ fn naive(fleet: &Fleet, id: EndpointId, prompt: &[u64], fetch: bool, now: f64) -
     let fetched = if fetch { more } else { 0.0 };
     let miss_s = (total - held - fetched) * line.slope_s;
     let fetch_s = fetched * token_s;
-    let wait_s = endpoint.load.wait_s(pool.now);
+    let wait_s = endpoint.load.wait_s(0.0, pool.now);
     let begins = if fetch { wait_s.max(link.wait_s(pool.now) + fetch_s) } else { wait_s };
     let space = if !fleet.is_full(endpoint, pool.element_tokens) {
         0.0

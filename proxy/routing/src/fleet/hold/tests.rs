@@ -230,3 +230,35 @@ fn random_traffic_is_answered_once_each_and_leaves_nothing() {
         assert_eq!(fleet.holds.chain_bytes(), 0);
     }
 }
+
+/// On an engine that was seen to work on two prompts at the same time, a hit goes beside a miss, and a miss does not.
+#[test]
+fn a_hit_goes_beside_a_miss_where_the_engine_lets_it_pass() {
+    let (mut fleet, ids) = fleet_of(1, slow());
+    let warm = chain(1, 0, 40);
+    let decision = go(submit(&mut fleet, &warm, 1.0));
+    let mut now = serve(&mut fleet, decision, 40, 1.0);
+    // The queue is off for once, so that a hit goes behind a miss, and its first token comes first.
+    fleet.set_view_is_whole(false);
+    let miss = go(submit(&mut fleet, &chain(2, 0, 400), now));
+    let hit = go(submit(&mut fleet, &warm, now));
+    fleet.first_token(&hit.ticket, at(now + 0.1));
+    fleet.finish(hit.ticket, answered(40 * 128, 40 * 128), at(now + 0.1));
+    now += 60.0;
+    fleet.first_token(&miss.ticket, at(now));
+    fleet.finish(miss.ticket, answered(400 * 128, 0), at(now));
+    fleet.set_view_is_whole(true);
+    assert_eq!(fleet.endpoint_mut(ids[0]).unwrap().load.width(), 2);
+
+    let running = go(submit(&mut fleet, &chain(3, 0, 400), now));
+    let waits = held(submit(&mut fleet, &chain(4, 0, 400), now));
+    let beside = go(submit(&mut fleet, &warm, now));
+    assert!(beside.wait_s < 1.0, "{beside:?}");
+    let third = held(submit(&mut fleet, &warm, now));
+    assert!(fleet.next_dispatch(at(now)).is_none(), "both places are taken");
+    fleet.first_token(&beside.ticket, at(now + 0.1));
+    assert_eq!(fleet.next_dispatch(at(now + 0.1)).map(|(id, _)| id), Some(third));
+    fleet.cancel(waits);
+    fleet.finish(beside.ticket, Outcome::Aborted, at(now));
+    fleet.finish(running.ticket, Outcome::Aborted, at(now));
+}
