@@ -132,6 +132,10 @@ pub struct ReplayArgs {
     /// Another line for the [routing] table of the proxy's configuration, as KEY=VALUE in TOML (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub routing: Vec<String>,
+    /// Also simulate the same requests, print both hit rates, and fail where they are further apart than so many
+    /// percentage points (session_hash is not compared: it depends on the ports that the engines get)
+    #[arg(long, value_name = "POINTS", value_parser = positive, conflicts_with = "routing")]
+    pub agree_with_simulate: Option<f64>,
     /// The proxy to start [default: larder-proxy beside this program]
     #[arg(long, value_name = "FILE")]
     pub proxy_bin: Option<PathBuf>,

@@ -94,9 +94,14 @@ pub(crate) async fn replay(
     Ok(outcome)
 }
 
+/// Draws when the first sessions start, as shares of the think cap.
+pub(crate) fn starts(seed: u64) -> SplitMix {
+    SplitMix::new(seed ^ 0x5eed)
+}
+
 /// K slots, started one after the other within one think cap: live sessions of a fleet are not in step.
 async fn closed_loop(shared: &Arc<Shared>, start: Instant) -> Result<Outcome, String> {
-    let mut starts = SplitMix::new(shared.plan.scale.seed ^ 0x5eed);
+    let mut starts = starts(shared.plan.scale.seed);
     let mut slots = JoinSet::new();
     for _ in 0..shared.plan.scale.live_sessions {
         let begin = start + shared.wall(starts.unit() * THINK_CAP_S);

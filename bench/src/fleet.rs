@@ -142,9 +142,10 @@ fn engine_args(plan: &Plan) -> Vec<String> {
 pub(crate) fn proxy_config(plan: &Plan, policy: Policy, engines: &[String]) -> String {
     use std::fmt::Write as _;
     let mut config = format!(
-        "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\n[routing]\npolicy = \"{}\"\nrun_bytes = {}\n",
+        "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\n[routing]\npolicy = \"{}\"\nrun_bytes = {}\ntime_scale = {:?}\n",
         policy.name(),
-        plan.scale.run_bytes
+        plan.scale.run_bytes,
+        plan.scale.time_scale
     );
     for line in &plan.routing {
         config.push_str(line);

@@ -63,6 +63,9 @@ pub struct Run {
     pub input_tokens: u64,
     /// Uncached input tokens of each engine.
     pub uncached_tokens: Vec<u64>,
+    /// What the simulation gives for the same requests, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simulated_hit_rate: Option<f64>,
     /// The first reasons of errors.
     pub error_samples: Vec<String>,
 }
@@ -111,6 +114,7 @@ impl Run {
             capacity_share: scale.capacity.share,
             input_tokens: input,
             uncached_tokens: uncached,
+            simulated_hit_rate: None,
             error_samples: outcome.samples,
         }
     }

@@ -72,6 +72,34 @@ pub fn table(runs: &[Run]) -> String {
     text
 }
 
+/// Live and simulated hit rates side by side, and whether none are further apart than `points` percentage points. A run
+/// that was cut short agrees with nothing.
+#[must_use]
+pub fn agreement(runs: &[Run], points: f64) -> (String, bool) {
+    let (mut text, mut agrees) = (String::new(), true);
+    for run in runs {
+        let (Some(live), Some(simulated)) = (run.hit_rate, run.simulated_hit_rate) else {
+            let _ = writeln!(text, "{}: not compared with the simulation", run.policy);
+            continue;
+        };
+        let apart = 100.0 * (live - simulated).abs();
+        let verdict = match (run.truncated, apart <= points) {
+            (true, _) => "cut short, which is no agreement",
+            (false, true) => "agrees",
+            (false, false) => "DIFFERS",
+        };
+        agrees &= verdict == "agrees";
+        let _ = writeln!(
+            text,
+            "{}: hit rate {:.1} % live, {:.1} % simulated, {apart:.1} points apart (at most {points}): {verdict}",
+            run.policy,
+            100.0 * live,
+            100.0 * simulated,
+        );
+    }
+    (text, agrees)
+}
+
 /// Columns as wide as their widest cell; the first flush left, figures flush right.
 pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);

@@ -7,13 +7,14 @@ use crate::fleet::Fleet;
 use crate::measure::Run;
 use crate::plan::Plan;
 use crate::progress::{self, Counters};
-use crate::{drive, plot, report};
+use crate::{drive, plot, report, simulate};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs `replay`; the table goes to `out`. Returns whether all requests were answered.
+/// Runs `replay`; the table goes to `out`. Returns whether all requests were answered, and all asked-for agreement was
+/// found.
 ///
 /// # Errors
 /// See [`Error`]; all child processes have been ended.
@@ -40,12 +41,23 @@ pub fn replay(args: &ReplayArgs, out: &mut dyn Write) -> Result<bool, Error> {
         return Err(Error::Interrupted);
     }
     // On another error the logs stay: the error names them.
-    let results = report::results(&plan, runs?);
-    let clean = results.runs.iter().all(|run| run.errors == 0);
+    let mut results = report::results(&plan, runs?);
+    let mut clean = results.runs.iter().all(|run| run.errors == 0);
+    if args.agree_with_simulate.is_some() {
+        for (run, &policy) in results.runs.iter_mut().zip(&plan.policies) {
+            run.simulated_hit_rate =
+                simulate::agree::simulated(&plan, policy)?.map(|figures| figures.hit_rate);
+        }
+    }
     if let Some(path) = &args.json {
         report::write_json(path, &results)?;
     }
     say(out, &format!("\n{}", report::table(&results.runs)))?;
+    if let Some(points) = args.agree_with_simulate {
+        let (text, agrees) = report::agreement(&results.runs, points);
+        say(out, &text)?;
+        clean &= agrees;
+    }
     if let Some(path) = &args.plot {
         plot::draw(path, &results)?;
         say(out, &format!("plot: {}\n", path.display()))?;

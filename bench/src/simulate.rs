@@ -2,9 +2,11 @@
 //!
 //! `workload` interns a trace's blocks; `cache` is an exact LRU over them; `cluster` the replicas, the warehouse and its
 //! links; `router` the rules that are compared, the product's own among them through its very crate; `world` the event
-//! loop; [`point`] what one figure is made of, with all defaults; `standard` the list of published workloads;
+//! loop; [`point`] what one figure is made of, with all defaults; `standard` the list of published workloads; `agree`
+//! what a replay is compared with;
 //! [`report`] and `plot` the presentation.
 
+pub(crate) mod agree;
 mod cache;
 mod cluster;
 mod plot;
@@ -20,6 +22,7 @@ use crate::error::Error;
 use crate::trace::{Format, Trace};
 use clap::ValueEnum;
 use point::{Figures, Point, Spec};
+use router::RouterSetup;
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,6 +147,18 @@ struct Row {
     view: View,
 }
 
+impl Row {
+    fn router(&self, args: &SimulateArgs, seed: u64) -> RouterSetup {
+        RouterSetup {
+            policy: self.policy,
+            view: self.view,
+            hold_limit_s: args.hold_limit,
+            max_held: args.max_held as usize,
+            seed,
+        }
+    }
+}
+
 /// Runs `simulate`; the table goes to `out`, progress to stderr.
 ///
 /// # Errors
@@ -251,7 +266,7 @@ fn run(args: &SimulateArgs, works: &[Workload], rows: &[Row]) -> Result<Vec<Figu
                     let began = Instant::now();
                     let row = &rows[task.row];
                     let work = &works[row.spec.work];
-                    let result = row.spec.run(work, row.policy, row.view, args.hold_limit, task.seed);
+                    let result = row.spec.run(work, row.router(args, task.seed));
                     let count = done.fetch_add(1, Ordering::Relaxed) + 1;
                     progress(count, tasks.len(), work, row, task.seed, &result, began);
                     if let Ok(mut slot) = results[number].lock() {

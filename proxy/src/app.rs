@@ -131,7 +131,7 @@ fn pools(
         let hashing = assemble::hashing(config, pool, &files.secret).map_err(StartError::Other)?;
         let plans = pool.endpoints.iter().map(|e| plans.plan(&pool.model, e)).collect();
         let name = (pool.model.clone(), pool.aliases.clone());
-        let settings = (assemble::routing(config), assemble::guards(config));
+        let settings = (assemble::routing(config), assemble::guards(config), config.routing.time_scale);
         Ok(Pool::new(name, plans, hashing, settings, Arc::clone(metrics)))
     };
     config.pools.iter().map(pool).collect()

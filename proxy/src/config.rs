@@ -178,6 +178,8 @@ pub struct Routing {
     pub max_held_bytes: u64,
     /// How long an endpoint that came back takes to get its whole share of the load.
     pub slow_start: Duration,
+    /// Seconds of the policy's clock for each second of the wall: 1, but for imitated engines that run faster than life.
+    pub time_scale: f64,
 }
 
 /// The policies, by their names in the file.

@@ -110,11 +110,6 @@ impl Gateway {
         Self { live, pools, transport, metrics, decisions, drain, ids: RequestIds::new() }
     }
 
-    /// The pools it serves.
-    pub fn pools(&self) -> &[Arc<Pool>] {
-        &self.pools
-    }
-
     async fn serve(&self, request: Request<Incoming>) -> Response<GatewayBody> {
         let arrived = Instant::now();
         let settings = self.live.load_full();
@@ -155,7 +150,7 @@ impl Gateway {
         }
         let call = openai::classify(&head.method, head.uri.path());
         match call {
-            Call::Models => return Ok(models::answer(&self.pools, &head)),
+            Call::Models => return Ok(models::answer(&self.pools)),
             Call::WrongMethod { path, allowed } => {
                 return Err(GatewayError::Method { method: head.method.to_string(), path, allowed });
             }

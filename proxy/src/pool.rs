@@ -138,6 +138,8 @@ pub struct Pool {
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
     origin: Instant,
+    /// Seconds of the fleet's clock for each second of the wall.
+    time_scale: f64,
     guards: Mutex<Guards>,
     retries: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
@@ -189,12 +191,12 @@ impl<'a> Wanted<'a> {
 }
 
 impl Pool {
-    /// A pool of `model`, with `plans` for its endpoints.
+    /// A pool of `model`, with `plans` for its endpoints. The fleet's clock runs `time_scale` times as fast as the wall's.
     pub fn new(
         (model, aliases): (String, Vec<String>),
         plans: Vec<EndpointPlan>,
         hashing: HasherSettings,
-        (settings, guards): (Settings, Guards),
+        (settings, guards, time_scale): (Settings, Guards, f64),
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let origin = Instant::now();
@@ -214,6 +216,7 @@ impl Pool {
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
+            time_scale,
             guards: Mutex::new(guards),
             retries: Mutex::new(RetryBudget::new(guards.retry)),
             metrics,
@@ -291,22 +294,12 @@ impl Pool {
         let record = Record::new(wanted.id, &self.model, &decision);
         let Decision { ticket, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        let probe = endpoint.guard.begin(self.origin.elapsed());
-        Ok(InFlight {
-            pool: Arc::clone(self),
-            endpoint,
-            probe,
-            ticket: Some(ticket),
-            settled: false,
-            arrived,
-            matched_tokens,
-            missing_tokens: prompt_tokens.saturating_sub(matched_tokens),
-            held: Duration::from_secs_f64(held_s),
-            has_prompt: wanted.prompt.is_some(),
-            place: None,
-            record,
-        })
+        let mut in_flight = self.begin(endpoint, wanted, arrived, record);
+        in_flight.ticket = Some(ticket);
+        in_flight.matched_tokens = matched_tokens;
+        in_flight.missing_tokens = prompt_tokens.saturating_sub(matched_tokens);
+        in_flight.held = self.wall(held_s);
+        Ok(in_flight)
     }
 
     /// The choice without the fleet: the able endpoint with the fewest requests in flight.
@@ -318,11 +311,22 @@ impl Pool {
         let endpoint = able.min_by_key(|e| e.in_flight())?;
         self.metrics.decided(&self.model, LEAST_LOAD);
         let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
+        Some(self.begin(Arc::clone(endpoint), wanted, arrived, record))
+    }
+
+    /// Counts a request as an endpoint's load, with what is known of it without the fleet.
+    fn begin(
+        self: &Arc<Self>,
+        endpoint: Arc<Endpoint>,
+        wanted: &Wanted<'_>,
+        arrived: Instant,
+        record: Arc<Record>,
+    ) -> InFlight {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight {
+        InFlight {
             pool: Arc::clone(self),
-            endpoint: Arc::clone(endpoint),
             probe: endpoint.guard.begin(self.origin.elapsed()),
+            endpoint,
             ticket: None,
             settled: false,
             arrived,
@@ -332,7 +336,7 @@ impl Pool {
             has_prompt: wanted.prompt.is_some(),
             place: None,
             record,
-        })
+        }
     }
 
     /// What [`Pool::route`] would weigh, the cheapest first. Changes nothing.
@@ -399,7 +403,12 @@ impl Pool {
     }
 
     fn now(&self) -> Now {
-        Now::from(self.origin.elapsed())
+        Now::from_secs_f64(self.origin.elapsed().as_secs_f64() * self.time_scale)
+    }
+
+    /// The time by the wall that so many seconds of the fleet's clock take.
+    fn wall(&self, seconds: f64) -> Duration {
+        Duration::try_from_secs_f64(seconds / self.time_scale).unwrap_or(Duration::MAX)
     }
 
     /// Ends a request, and says so once when its answer changed what is to be believed of its endpoint.

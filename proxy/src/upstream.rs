@@ -4,7 +4,6 @@
 //! in one vectored write and the many rules of HTTP/1.1 are kept by a library that many people test.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -76,7 +75,6 @@ pub struct Upstream {
     authority: String,
     limits: ArcSwap<Limits>,
     idle: Mutex<Vec<Idle>>,
-    open: AtomicUsize,
 }
 
 /// The limits of an [`Upstream`].
@@ -93,12 +91,7 @@ pub struct Limits {
 impl Upstream {
     /// The connections to the engine at `authority` (`host:port`); none is opened yet.
     pub fn new(authority: String, limits: Limits) -> Self {
-        Self {
-            authority,
-            limits: ArcSwap::from_pointee(limits),
-            idle: Mutex::new(Vec::new()),
-            open: AtomicUsize::new(0),
-        }
+        Self { authority, limits: ArcSwap::from_pointee(limits), idle: Mutex::new(Vec::new()) }
     }
 
     /// Goes by other limits from the next request on.
@@ -109,11 +102,6 @@ impl Upstream {
     /// `host:port` of the engine.
     pub fn authority(&self) -> &str {
         &self.authority
-    }
-
-    /// Idle connections now, and those opened so far.
-    pub fn connections(&self) -> (usize, usize) {
-        (self.idle.lock().len(), self.open.load(Ordering::Relaxed))
     }
 
     /// Sends `request` and waits for the head of the answer.
@@ -224,7 +212,6 @@ impl Upstream {
             .await
             .map_err(|_| fail(format!("no connection within {} ms", limit.as_millis())))?
             .map_err(fail)?;
-        self.open.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             if let Err(e) = driver.with_upgrades().await {
                 tracing::debug!(error = %e, "connection to an engine ended");

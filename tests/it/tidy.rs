@@ -74,6 +74,10 @@ fn every_package_has_the_workspaces_lints() {
     let own =
         "[package]\nname = \"x\"\n[lints.rust]\nunsafe_code = \"allow\"\n[dependencies]\nworkspace = true\n";
     assert_one(&crates::without_lints(&[file("x/Cargo.toml", own)]), "x/Cargo.toml");
+    let alone =
+        |lint| format!("[workspace]\n[package]\nname = \"x\"\n[lints.rust]\nunsafe_code = \"{lint}\"\n");
+    assert_none(&crates::without_lints(&[file("x/Cargo.toml", &alone("forbid"))]));
+    assert_one(&crates::without_lints(&[file("x/Cargo.toml", &alone("allow"))]), "x/Cargo.toml");
 }
 
 #[test]

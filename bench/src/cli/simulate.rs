@@ -34,6 +34,9 @@ pub struct SimulateArgs {
     /// Longest time by which `larder` may let later requests overtake a held one, in seconds; 0 holds nobody back
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = not_negative)]
     pub hold_limit: f64,
+    /// Requests that `larder` holds back at most; a refused one comes again when it was told to
+    #[arg(long, value_name = "COUNT", default_value_t = 4_096, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub max_held: u64,
     /// Number of seeds: each another order of sessions; figures are means
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,

@@ -49,6 +49,7 @@ pub(crate) fn example() -> Results {
         capacity_share: 0.1,
         input_tokens: 1_000_000,
         uncached_tokens: vec![1, 2, 3, 4],
+        simulated_hit_rate: None,
         error_samples: Vec::new(),
     };
     let failed = Run {
@@ -101,4 +102,18 @@ fn the_scale_is_printed_with_its_units() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn agreement_is_within_the_points_asked_for() {
+    let mut runs = example().runs;
+    runs[0].simulated_hit_rate = Some(0.36);
+    let (text, agrees) = agreement(&runs[..1], 3.0);
+    assert!(agrees && text.contains("34.0 % live, 36.0 % simulated, 2.0 points apart"), "{text}");
+    assert!(!agreement(&runs[..1], 1.9).1);
+    runs[0].truncated = true;
+    assert!(!agreement(&runs[..1], 3.0).1);
+    // A policy that is not simulated is named, and is no disagreement.
+    let (text, agrees) = agreement(&example().runs[..1], 3.0);
+    assert!(agrees && text.contains("not compared"), "{text}");
 }

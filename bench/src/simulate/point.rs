@@ -159,14 +159,7 @@ impl Spec {
         }
     }
 
-    fn setup(
-        &self,
-        work: &Workload,
-        policy: Name,
-        view: View,
-        hold_s: f64,
-        seed: u64,
-    ) -> Result<Setup, Error> {
+    pub(super) fn setup(&self, work: &Workload, router: RouterSetup) -> Result<Setup, Error> {
         let (rate, stretch) = self.rate(work)?;
         let blocks = self.blocks(work);
         let cluster_blocks = blocks * self.endpoints as u64;
@@ -181,7 +174,7 @@ impl Spec {
         };
         let cluster = ClusterSetup {
             replicas: self.endpoints,
-            blocks: match policy {
+            blocks: match router.policy {
                 Name::PooledLru => cluster_blocks,
                 Name::Infinite => u64::MAX,
                 _ => blocks,
@@ -190,23 +183,15 @@ impl Spec {
             decode_s: self.decode_s.or(self.model.map(|model| model.physical().decode_s)).unwrap_or(0.0),
             prefill,
             memory: self.memory,
-            pooled: matches!(policy, Name::PooledLru | Name::Infinite),
+            pooled: matches!(router.policy, Name::PooledLru | Name::Infinite),
             warehouse,
         };
-        let router = RouterSetup { policy, view, hold_limit_s: hold_s, seed };
-        Ok(Setup { cluster, router, live: self.live, stretch })
+        Ok(Setup { cluster, router, live: self.live, stretch, as_given: false })
     }
 
     /// One run.
-    pub(super) fn run(
-        &self,
-        work: &Workload,
-        policy: Name,
-        view: View,
-        hold_s: f64,
-        seed: u64,
-    ) -> Result<Figures, Error> {
-        let outcome = world::run(work, self.setup(work, policy, view, hold_s, seed)?)?;
+    pub(super) fn run(&self, work: &Workload, router: RouterSetup) -> Result<Figures, Error> {
+        let outcome = world::run(work, self.setup(work, router)?)?;
         let bytes = self.model.map_or(0.0, |model| model.physical().kv_bytes_per_token);
         Ok(Figures::new(&outcome, bytes))
     }
@@ -236,10 +221,11 @@ pub struct Figures {
     pub(crate) requests_per_s: f64,
     pub(crate) gpu_s_per_request: f64,
     pub(crate) bytes_moved: f64,
+    pub(crate) refused: f64,
 }
 
 impl Figures {
-    fn new(outcome: &Outcome, kv_bytes_per_token: f64) -> Self {
+    pub(super) fn new(outcome: &Outcome, kv_bytes_per_token: f64) -> Self {
         let share = |tokens: u64| tokens as f64 / outcome.tokens.max(1) as f64;
         let count = outcome.requests.max(1) as f64;
         Self {
@@ -256,6 +242,7 @@ impl Figures {
             },
             gpu_s_per_request: outcome.gpu_s / count,
             bytes_moved: outcome.fetched as f64 * kv_bytes_per_token,
+            refused: outcome.refused as f64,
         }
     }
 
@@ -271,6 +258,7 @@ impl Figures {
             requests_per_s: mean(|f| f.requests_per_s),
             gpu_s_per_request: mean(|f| f.gpu_s_per_request),
             bytes_moved: mean(|f| f.bytes_moved),
+            refused: mean(|f| f.refused),
         }
     }
 }
@@ -318,6 +306,8 @@ pub struct Point {
     pub gpu_s_per_request: f64,
     /// Bytes over all links.
     pub bytes_moved: f64,
+    /// Answers that said to come again later (429).
+    pub refused: f64,
     /// The setting in short, for people.
     #[serde(skip)]
     pub(crate) setting: String,
@@ -354,6 +344,7 @@ impl Point {
             requests_per_s: mean.requests_per_s,
             gpu_s_per_request: mean.gpu_s_per_request,
             bytes_moved: mean.bytes_moved,
+            refused: mean.refused,
             setting: spec.describe(work),
         }
     }

@@ -16,14 +16,14 @@ pub(crate) struct Scene<'a> {
 }
 
 /// What becomes of a request that came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// Now, and where.
     Go(Placed),
     /// Kept back; [`Router::next`] hands it out.
     Held,
-    /// Turned away (429).
-    Refused,
+    /// Turned away (429), to come again after so many seconds.
+    Refused(f64),
 }
 
 impl Verdict {
@@ -73,6 +73,8 @@ pub(crate) struct RouterSetup {
     pub(crate) policy: Name,
     pub(crate) view: View,
     pub(crate) hold_limit_s: f64,
+    /// Requests that the product holds back at most.
+    pub(crate) max_held: usize,
     pub(crate) seed: u64,
 }
 

@@ -3,15 +3,13 @@
 use super::cluster::{Cluster, ClusterSetup};
 use super::router::{self, RouterSetup, Scene, Verdict};
 use super::workload::Workload;
+use crate::drive;
 use crate::error::Error;
 use crate::order::SplitMix;
 use crate::scale::THINK_CAP_S;
 use crate::trace::Format;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
-/// After a refusal the client comes again so much later, in seconds.
-const RETRY_S: f64 = 1.0;
 
 /// A router is not asked again at a time of its own choice before so many seconds have passed.
 const WAKE_STEP_S: f64 = 1e-3;
@@ -62,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) live: usize,
     /// Factor on arrival times (open loop).
     pub(crate) stretch: f64,
+    /// Sessions start in the order of the workload and when those of a replay do, instead of in an order of the seed.
+    pub(crate) as_given: bool,
 }
 
 /// What a run gave. Sums are over all requests.
@@ -79,7 +79,8 @@ pub(crate) struct Outcome {
     /// cluster runs empty, or until the last answer (open loop).
     pub(crate) counted: u64,
     pub(crate) counted_s: f64,
-    pub(crate) refusals: u64,
+    /// Answers that said to come again later.
+    pub(crate) refused: u64,
     /// Most requests kept back at once.
     pub(crate) held_most: u64,
 }
@@ -108,8 +109,13 @@ pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
     let cluster = Cluster::new(setup.cluster, work.jobs.len());
     let router = router::of(setup.router, Scene { work, cluster: &cluster });
     let mut order: Vec<u32> = (0..work.sessions.len() as u32).collect();
-    let mut random = SplitMix::new(setup.router.seed);
-    random.shuffle(&mut order);
+    let random = if setup.as_given {
+        drive::starts(setup.router.seed)
+    } else {
+        let mut random = SplitMix::new(setup.router.seed);
+        random.shuffle(&mut order);
+        random
+    };
     let mut world = World {
         work,
         setup,
@@ -123,7 +129,7 @@ pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
         held: 0,
         outcome: Outcome::default(),
     };
-    world.begin(&mut random);
+    world.begin(random);
     while let Some((now, event)) = world.events.pop() {
         world.handle(event, now);
     }
@@ -132,7 +138,7 @@ pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
 
 impl World<'_> {
     /// Live sessions are not in step: they begin within one think cap. Open loop: all arrivals are known.
-    fn begin(&mut self, random: &mut SplitMix) {
+    fn begin(&mut self, mut random: SplitMix) {
         match self.work.format {
             Format::Agentic => {
                 for _ in 0..self.setup.live.min(self.order.len()) {
@@ -202,9 +208,9 @@ impl World<'_> {
                 self.held += 1;
                 self.outcome.held_most = self.outcome.held_most.max(self.held);
             }
-            Verdict::Refused => {
-                self.outcome.refusals += 1;
-                self.events.push(now + RETRY_S, Event::Arrive(job));
+            Verdict::Refused(retry_s) => {
+                self.outcome.refused += 1;
+                self.events.push(now + retry_s, Event::Arrive(job));
             }
         }
         self.drain(now);

@@ -43,6 +43,9 @@ pub(crate) type HolderId = u32;
 /// A run of elements known by its first.
 struct Segment {
     run: Vec<u64>,
+    /// Ends of the run: what a reader needs of it as long as it follows the whole, on one cache line with the rest.
+    first: u64,
+    last: u64,
     /// Sorted by holder; never empty while the segment lives.
     kept: Vec<Kept>,
 }
@@ -208,7 +211,7 @@ impl Index {
     /// The segment that begins with `first`.
     fn find(&self, first: u64) -> Option<u32> {
         let segments = &self.segments;
-        self.table.find(hash(first), |&id| segments[id as usize].run[0] == first).copied()
+        self.table.find(hash(first), |&id| segments[id as usize].first == first).copied()
     }
 
     /// The entry of `holder` in a segment.
@@ -221,6 +224,28 @@ impl Index {
 /// equally good and tests use small numbers: one folded multiplication.
 fn hash(element: u64) -> u64 {
     random::finish(element)
+}
+
+impl Segment {
+    /// Leading elements that the run shares with `chain`, whose first is the run's. An element covers all before it, so
+    /// where two are equal all before them are: the ends decide, or a bisection.
+    fn shared(&self, chain: &[u64]) -> usize {
+        let length = self.run.len().min(chain.len());
+        let end = if length == self.run.len() { self.last } else { self.run[length - 1] };
+        if end == chain[length - 1] {
+            return length;
+        }
+        let (mut equal, mut unequal) = (1, length);
+        while unequal - equal > 1 {
+            let middle = equal.midpoint(unequal);
+            if self.run[middle - 1] == chain[middle - 1] {
+                equal = middle;
+            } else {
+                unequal = middle;
+            }
+        }
+        equal
+    }
 }
 
 /// Leading elements that two runs share.

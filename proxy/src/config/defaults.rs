@@ -96,6 +96,8 @@ pub(super) const HOLD_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const MAX_HELD: u64 = 4_096;
 /// 5,000 prompts of 100,000 tokens; `limits.max_buffered` usually binds first.
 pub(super) const MAX_HELD_BYTES: u64 = 2 * GIB;
+/// Engines run in real time.
+pub(super) const TIME_SCALE: f64 = 1.0;
 
 /// Some batches' worth of time: an engine that is barely up should not meet all that it missed at once.
 pub(super) const SLOW_START: Duration = Duration::from_secs(10);
@@ -149,6 +151,8 @@ pub(super) const KV_TOKENS_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000;
 pub(super) const PREFILL_RANGE: RangeInclusive<f64> = 1.0..=1e9;
 /// An hour is longer than any client waits; 0 holds nobody.
 pub(super) const HOLD_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
+/// Beyond, a microsecond of this process is a tenth of a second of the engines.
+pub(super) const TIME_SCALE_RANGE: RangeInclusive<f64> = 0.001..=100_000.0;
 pub(super) const HELD_RANGE: RangeInclusive<u64> = 1..=1_000_000;
 pub(super) const RETRY_BUDGET_RANGE: RangeInclusive<f64> = 0.0..=1.0;
 /// 0: nothing is ever retried.

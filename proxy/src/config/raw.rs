@@ -160,6 +160,7 @@ pub(super) struct RawRouting {
     pub(super) max_held: Option<u64>,
     pub(super) max_held_bytes: Option<u64>,
     pub(super) slow_start: Option<Duration>,
+    pub(super) time_scale: Option<f64>,
 }
 
 impl RawRouting {
@@ -180,6 +181,7 @@ impl RawRouting {
             max_held: routing.uint("max_held", defaults::HELD_RANGE),
             max_held_bytes: routing.size("max_held_bytes", defaults::MAX_BUFFERED_RANGE),
             slow_start: routing.duration("slow_start", defaults::HOLD_RANGE),
+            time_scale: routing.float("time_scale", defaults::TIME_SCALE_RANGE),
         }
     }
 }

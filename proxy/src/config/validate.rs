@@ -181,6 +181,7 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
         max_held: to_usize(raw.max_held.unwrap_or(defaults::MAX_HELD)),
         max_held_bytes: raw.max_held_bytes.unwrap_or(defaults::MAX_HELD_BYTES),
         slow_start: raw.slow_start.unwrap_or(defaults::SLOW_START),
+        time_scale: raw.time_scale.unwrap_or(defaults::TIME_SCALE),
     }
 }
 

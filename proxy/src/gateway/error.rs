@@ -110,11 +110,6 @@ impl GatewayError {
         }
     }
 
-    /// The status of the answer.
-    pub fn status(&self) -> StatusCode {
-        self.terms().0
-    }
-
     /// Seconds after which the same request may fare better, where waiting helps.
     fn retry_after_s(&self) -> Option<u32> {
         match self {

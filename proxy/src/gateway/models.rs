@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, request};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::response::GatewayBody;
 use crate::pool::Pool;
 
 /// The merged list: the cards that the engines show, and a short card for a configured name that none shows.
-pub fn answer(pools: &[Arc<Pool>], _head: &request::Parts) -> Response<GatewayBody> {
+pub fn answer(pools: &[Arc<Pool>]) -> Response<GatewayBody> {
     let body = json!({"object": "list", "data": merged(pools).into_values().collect::<Vec<_>>()});
     let mut response = Response::new(GatewayBody::from(Full::new(Bytes::from(body.to_string()))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

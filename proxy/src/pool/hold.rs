@@ -42,15 +42,6 @@ pub enum AdmitError {
     Full(#[from] QueueFull),
 }
 
-impl From<SubmitError> for AdmitError {
-    fn from(error: SubmitError) -> Self {
-        match error {
-            SubmitError::NoEndpoint(why) => Self::NoEndpoint(why),
-            SubmitError::Full(why) => Self::Full(why),
-        }
-    }
-}
-
 /// What the decision core made of a request.
 enum Verdict {
     Settled(Result<Submitted, SubmitError>),
@@ -84,11 +75,22 @@ impl Pool {
                     // The senders live as long as the pool, and so does this place; but a wait for ever is worse.
                     Err(_) => return self.fallback(wanted, arrived, "lost"),
                 };
-                self.metrics.held(&self.model, decision.held_s);
+                self.metrics.held(&self.model, self.wall(decision.held_s).as_secs_f64());
                 Ok(self.in_flight(decision, wanted, arrived)?)
             }
-            Verdict::Settled(Err(error)) => Err(error.into()),
+            Verdict::Settled(Err(error)) => Err(self.refusal(error)),
             Verdict::Fallback(why) => self.fallback(wanted, arrived, why),
+        }
+    }
+
+    /// Clients count by the wall.
+    fn refusal(&self, error: SubmitError) -> AdmitError {
+        match error {
+            SubmitError::NoEndpoint(why) => AdmitError::NoEndpoint(why),
+            SubmitError::Full(why) => {
+                let retry_after_s = self.wall(why.retry_after_s).as_secs_f64().max(1.0);
+                AdmitError::Full(QueueFull { retry_after_s, ..why })
+            }
         }
     }
 
@@ -190,7 +192,7 @@ impl Pool {
             waiting.timed = false;
             return None;
         };
-        Some(Duration::from_secs_f64(next.since(now)).clamp(LOOK_MIN, LOOK_MAX))
+        Some(self.wall(next.since(now)).clamp(LOOK_MIN, LOOK_MAX))
     }
 
     /// Marks an endpoint as one that may be chosen or not; those who waited for it are placed anew.

@@ -79,6 +79,7 @@ pub(super) fn in_force(old: &Config, mut new: Config) -> (Config, Vec<String>) {
             "routing.index": routing.index_bytes;
             "routing.secret_file": routing.secret_file;
             "routing.seed": routing.seed;
+            "routing.time_scale": routing.time_scale;
             "routing.default_prefill_tokens_per_s": routing.default_prefill_tokens_per_s;
             "warehouse": warehouse;
         }

@@ -125,7 +125,10 @@ pub(super) fn without_lints(manifests: &[File]) -> Vec<String> {
     let lacks = |file: &&File| {
         let mut lines = file.text.lines().map(str::trim).skip_while(|line| *line != "[lints]").skip(1);
         let lints = lines.by_ref().take_while(|line| !line.starts_with('['));
-        file.text.contains("[package]") && !lints.into_iter().any(|line| line == "workspace = true")
+        // A package that is a workspace of its own cannot take this one's, and must forbid what they are for.
+        let alone = file.text.contains("[workspace]\n")
+            && file.text.contains("[lints.rust]\nunsafe_code = \"forbid\"");
+        file.text.contains("[package]") && !alone && !lints.into_iter().any(|line| line == "workspace = true")
     };
     manifests
         .iter()

@@ -6,6 +6,10 @@ fn work() -> Workload {
     Workload::new(&trace(&[("a", requests)]), 10).unwrap()
 }
 
+fn router(policy: Name) -> RouterSetup {
+    RouterSetup { policy, view: View::Exact, hold_limit_s: 30.0, max_held: 4_096, seed: 1 }
+}
+
 fn spec() -> Spec {
     Spec {
         work: 0,
@@ -31,14 +35,14 @@ fn capacity_and_rate_are_the_published_definitions() {
     assert_eq!(work.unique_tokens, 200);
     assert_eq!(spec().blocks(&work), 5);
     assert_eq!(spec().rate(&work).unwrap(), (312.5, 1.0));
-    let setup = spec().setup(&work, Name::PooledLru, View::Exact, 30.0, 1).unwrap();
+    let setup = spec().setup(&work, router(Name::PooledLru)).unwrap();
     assert!(setup.cluster.pooled && setup.cluster.blocks == 10);
 }
 
 #[test]
 fn a_model_brings_capacity_speed_decode_and_link() {
     let spec = Spec { model: Some(Model::Llama70b), warehouse_x: Some(10.0), users: Some(4), ..spec() };
-    let setup = spec.setup(&work(), Name::RoundRobin, View::Exact, 30.0, 1).unwrap();
+    let setup = spec.setup(&work(), router(Name::RoundRobin)).unwrap();
     assert_eq!((setup.cluster.blocks, setup.cluster.rate), (128_000, 8_000.0));
     assert_eq!(setup.cluster.decode_s, 1.0 / 2_500.0);
     let warehouse = setup.cluster.warehouse.unwrap();
@@ -48,9 +52,9 @@ fn a_model_brings_capacity_speed_decode_and_link() {
 }
 
 #[test]
-fn the_json_has_the_published_fields_and_no_other() {
+fn the_json_has_the_published_fields_and_how_many_were_refused() {
     let work = work();
-    let figures = spec().run(&work, Name::RoundRobin, View::Exact, 30.0, 1).unwrap();
+    let figures = spec().run(&work, router(Name::RoundRobin)).unwrap();
     let point = Point::new(&work, spec(), Name::RoundRobin, View::Exact, &[figures, figures]);
     let json = serde_json::to_value(&point).unwrap();
     let mut fields: Vec<&String> = json.as_object().unwrap().keys().collect();
@@ -76,6 +80,7 @@ fn the_json_has_the_published_fields_and_no_other() {
         "requests_per_s",
         "gpu_s_per_request",
         "bytes_moved",
+        "refused",
     ];
     expected.sort_unstable();
     assert_eq!(fields, expected);

@@ -7,7 +7,7 @@ use crate::simulate::Name;
 use crate::simulate::cluster::Served;
 use larder_routing::{
     Decision, EndpointId, Fetched, Fleet, HoldId, LinkSpec, Now, Outcome, PolicyKind, RouteRequest, Settings,
-    Submitted, Ticket, Usage,
+    SubmitError, Submitted, Ticket, Usage,
 };
 use std::collections::BTreeMap;
 
@@ -45,9 +45,7 @@ impl FleetRouter {
             default_bytes_per_token: BYTES_PER_TOKEN as f64,
             hold_limit_s,
             min_fetch_tokens: 0,
-            // A refused client comes back, and what is measured would be its patience.
-            max_held: usize::MAX,
-            max_held_bytes: u64::MAX,
+            max_held: setup.max_held,
             seed: setup.seed,
             ..Settings::default()
         });
@@ -118,7 +116,8 @@ impl Router for FleetRouter {
                 self.held.insert(id, job);
                 Verdict::Held
             }
-            Err(_) => Verdict::Refused,
+            Err(SubmitError::Full(full)) => Verdict::Refused(full.retry_after_s.ceil()),
+            Err(SubmitError::NoEndpoint(why)) => unreachable!("all endpoints are available: {why}"),
         }
     }
 

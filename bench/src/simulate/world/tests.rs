@@ -17,9 +17,10 @@ fn setup(policy: Name, replicas: usize, blocks: u64) -> Setup {
             pooled: false,
             warehouse: None,
         },
-        router: RouterSetup { policy, view: View::Exact, hold_limit_s: 30.0, seed: 1 },
+        router: RouterSetup { policy, view: View::Exact, hold_limit_s: 30.0, max_held: 4_096, seed: 1 },
         live: 1,
         stretch: 1.0,
+        as_given: false,
     }
 }
 
@@ -52,7 +53,7 @@ fn golden_first_come_first_served() {
     let outcome = run(&work, setup(Name::RoundRobin, 2, 100)).unwrap();
     close(&outcome.ttfts, &[4.5, 4.5, 4.5, 5.0]);
     assert_eq!((outcome.tokens, outcome.local, outcome.uncached), (180, 20, vec![70, 90]));
-    assert_eq!((outcome.requests, outcome.counted, outcome.refusals), (4, 4, 0));
+    assert_eq!((outcome.requests, outcome.counted, outcome.refused), (4, 4, 0));
     close(&[outcome.gpu_s, outcome.counted_s], &[16.0, 14.5]);
 }
 
@@ -181,4 +182,33 @@ fn the_queue_holds_and_no_limit_holds_nobody() {
     assert!(with(Name::Larder).held_most > 0);
     assert_eq!(with(Name::LarderPriceOnly).held_most, 0);
     assert_eq!(with(Name::MinTtft).held_most, 0);
+}
+
+/// All but a few are turned away while the replicas are busy, and each of them is answered in the end.
+#[test]
+fn who_is_refused_comes_again() {
+    let work = sessions();
+    let with = |max_held| {
+        let mut setup = Setup { live: 40, ..setup(Name::Larder, 2, 60) };
+        setup.router.max_held = max_held;
+        run(&work, setup).unwrap()
+    };
+    let (few, many) = (with(2), with(4_096));
+    assert!(few.refused > 0 && few.held_most <= 2, "{few:?}");
+    assert_eq!((few.requests, few.ttfts.len()), (240, 240));
+    assert_eq!(many.refused, 0);
+}
+
+#[test]
+fn as_given_is_the_order_of_the_workload() {
+    let turns = |count| (0..count).map(|_| request(1.0, 20, &[(0, 2)])).collect::<Vec<_>>();
+    let work = Workload::new(&trace(&[("a", turns(4)), ("b", turns(2)), ("c", turns(1))]), 10).unwrap();
+    let counted = |as_given, seed| {
+        let mut setup = Setup { as_given, ..setup(Name::RoundRobin, 1, 100) };
+        setup.router.seed = seed;
+        run(&work, setup).unwrap().counted
+    };
+    // One session after the other: what is done when the last of them starts.
+    assert!((1..20).all(|seed| counted(true, seed) == 6));
+    assert!((1..20).any(|seed| counted(false, seed) != 6));
 }

@@ -6,8 +6,9 @@ use super::bounded;
 const PRIOR_TOKENS: f64 = 4_096.0;
 /// Old prompts fade once this many tokens were seen, so that a change of traffic is followed.
 const HORIZON_TOKENS: f64 = 4_194_304.0;
-/// A token is hardly ever more than one long word, nor less than half a byte, on average over a prompt.
-const BYTES_PER_TOKEN: (f64, f64) = (0.5, 32.0);
+/// A token is hardly ever more than one long word, on average over a prompt. Below a byte it is what a template adds
+/// to short prompts, or an imitated engine with shortened text; a sixteenth bounds absurd reports.
+const BYTES_PER_TOKEN: (f64, f64) = (0.0625, 32.0);
 /// Tokens of one image or audio clip before any was seen: four 512-pixel tiles in common vision models.
 const FIRST_MEDIA_TOKENS: f64 = 1_024.0;
 /// Bound of one medium, in tokens: an hour of audio at 25 tokens a second is 90,000.
@@ -91,7 +92,7 @@ mod tests {
         {
             model.observe(bytes, media, tokens);
             assert!(model.tokens(u64::MAX, u32::MAX).is_finite());
-            assert!((0.5..=32.0).contains(&model.bytes_per_token()));
+            assert!((0.0625..=32.0).contains(&model.bytes_per_token()));
         }
     }
 }

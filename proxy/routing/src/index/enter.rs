@@ -66,6 +66,7 @@ impl Index {
         let tail = upper.run.split_off(at);
         upper.run.shrink_to_fit();
         self.heap_bytes -= (before - upper.run.capacity()) * size_of::<u64>();
+        upper.last = upper.run[at - 1];
         let longer = upper.kept.iter().filter(|kept| kept.held as usize > at).count();
         if longer == 0 {
             return; // Nobody holds the tail: forgetting it is the split.
@@ -164,12 +165,12 @@ impl Index {
 
     fn add_segment(&mut self, run: Vec<u64>, kept: Vec<Kept>) -> u32 {
         self.heap_bytes += run.capacity() * size_of::<u64>() + kept.capacity() * super::KEPT_BYTES;
-        let first = run[0];
+        let (first, last) = (run[0], run[run.len() - 1]);
         grown(&mut self.segments);
-        self.segments.push(Segment { run, kept });
+        self.segments.push(Segment { run, first, last, kept });
         let id = (self.segments.len() - 1) as u32;
         let segments = &self.segments;
-        self.table.insert_unique(hash(first), id, |&other| hash(segments[other as usize].run[0]));
+        self.table.insert_unique(hash(first), id, |&other| hash(segments[other as usize].first));
         id
     }
 }

@@ -44,7 +44,7 @@ impl Index {
             if id == NONE {
                 return;
             }
-            let first = self.segments[self.records[id as usize].segment as usize].run[0];
+            let first = self.segments[self.records[id as usize].segment as usize].first;
             self.remove_record(id);
             let Some(segment) = self.find(first) else { continue };
             if let [kept] = self.segments[segment as usize].kept[..]
@@ -123,13 +123,13 @@ impl Index {
         let segment = &self.segments[id as usize];
         self.heap_bytes -=
             segment.run.capacity() * size_of::<u64>() + segment.kept.capacity() * super::KEPT_BYTES;
-        if let Ok(entry) = self.table.find_entry(hash(segment.run[0]), |&other| other == id) {
+        if let Ok(entry) = self.table.find_entry(hash(segment.first), |&other| other == id) {
             entry.remove();
         }
         self.segments.swap_remove(id as usize);
         if let Some(moved) = self.segments.get(id as usize) {
             let was = self.segments.len() as u32;
-            if let Some(entry) = self.table.find_mut(hash(moved.run[0]), |&other| other == was) {
+            if let Some(entry) = self.table.find_mut(hash(moved.first), |&other| other == was) {
                 *entry = id;
             }
             for kept in &moved.kept {
@@ -146,7 +146,7 @@ impl Index {
         let length = self.table.len();
         if self.table.capacity() > 4 * length + SMALLEST {
             let segments = &self.segments;
-            self.table.shrink_to(2 * length, |&id| hash(segments[id as usize].run[0]));
+            self.table.shrink_to(2 * length, |&id| hash(segments[id as usize].first));
         }
     }
 
@@ -155,6 +155,7 @@ impl Index {
         let segment = &mut self.segments[segment as usize];
         let longest = segment.kept.iter().map(|kept| kept.held).max().unwrap_or(0) as usize;
         segment.run.truncate(longest);
+        segment.last = segment.run.last().copied().unwrap_or(segment.first);
         let before = segment.run.capacity();
         if before > 2 * longest {
             segment.run.shrink_to_fit();

@@ -33,6 +33,7 @@ impl Index {
         let before = into.run.capacity();
         into.run.reserve_exact(tail.len());
         into.run.extend_from_slice(&tail);
+        into.last = tail[tail.len() - 1];
         self.heap_bytes += (into.run.capacity() - before) * size_of::<u64>();
         for index in 0..into.kept.len() {
             let held = self.segments[lower as usize].kept[index].held;

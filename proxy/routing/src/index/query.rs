@@ -13,7 +13,7 @@ impl Index {
         while at < chain.len() {
             let Some(id) = self.find(chain[at]) else { return };
             let segment = &self.segments[id as usize];
-            let length = common(&segment.run, &chain[at..]);
+            let length = segment.shared(&chain[at..]);
             let mut anyone = false;
             for kept in &segment.kept {
                 let count = &mut matched[kept.holder as usize];

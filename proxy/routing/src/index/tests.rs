@@ -32,6 +32,7 @@ fn check(index: &Index) {
         heap += segment.run.capacity() * size_of::<u64>() + segment.kept.capacity() * KEPT_BYTES;
         records += segment.kept.len();
         assert!(!segment.kept.is_empty() && !segment.run.is_empty());
+        assert_eq!((Some(&segment.first), Some(&segment.last)), (segment.run.first(), segment.run.last()));
         assert!(segment.kept.is_sorted_by(|a, b| a.holder < b.holder));
         let longest = segment.kept.iter().map(|kept| kept.held as usize).max().unwrap();
         assert_eq!(longest, segment.run.len(), "a run ends where its longest holding does");

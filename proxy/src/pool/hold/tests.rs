@@ -23,7 +23,7 @@ fn pool() -> Arc<Pool> {
         breaker: breaker::Settings { failures: 5, open: second, open_max: second },
         retry: retry::Settings { ratio: 0.2, burst: 10.0 },
     };
-    Pool::new(("m".to_owned(), Vec::new()), plans, hashing, (Settings::default(), guards), metrics)
+    Pool::new(("m".to_owned(), Vec::new()), plans, hashing, (Settings::default(), guards, 1.0), metrics)
 }
 
 const ANY: Wanted<'static> = Wanted { prompt: None, session: None, streamed: true, exclude: &[], id: "" };
