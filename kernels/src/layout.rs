@@ -53,6 +53,30 @@ impl Layer {
         last.checked_add(self.page_span()?)?.checked_add(self.pages)
     }
 
+    /// Whether some byte may be of both. Layers may lie between each other's pages (a block that holds all layers), or
+    /// between each other's rows, where their strides are the same; with other strides they must lie apart.
+    fn meets(&self, other: &Self, blocks: u32) -> bool {
+        let (Some(end), Some(other_end)) = (self.end(blocks), other.end(blocks)) else { return true };
+        if end <= other.pages || other_end <= self.pages {
+            return false;
+        }
+        let (Some(span), Some(other_span)) = (self.page_span(), other.page_span()) else { return true };
+        if self.stride != other.stride {
+            return true;
+        }
+        // Both repeat with the stride, so it is enough to look at one of its turns, which begins with a page of ours.
+        let apart = |place: u64, ours: u64, theirs: u64, turn: u64| place >= ours && turn - place >= theirs;
+        let place = other.pages.abs_diff(self.pages) % self.stride;
+        let place = if other.pages < self.pages && place > 0 { self.stride - place } else { place };
+        if apart(place, span, other_span, self.stride) {
+            return false;
+        }
+        // The same for rows, of which a turn of the stride must hold whole ones.
+        let turn = self.row_stride;
+        let rows = turn == other.row_stride && self.stride.is_multiple_of(turn);
+        !(rows && apart(place % turn, self.row_bytes, other.row_bytes, turn))
+    }
+
     fn fits(&self, order: Order, blocks: u32, cache_bytes: u64) -> bool {
         let span = self.page_span().is_some_and(|span| span <= self.stride);
         let rows = self.row_bytes > 0 && self.row_bytes <= self.row_stride;
@@ -70,6 +94,9 @@ pub enum LayoutError {
     /// More than one layer where a block is one piece.
     #[error("{0} layers block first; a block is one page there")]
     BlockFirst(usize),
+    /// Two layers may have bytes in common, so a load into one would change the other.
+    #[error("layers {0} and {1} lie upon each other: {2:?} and {3:?}")]
+    Overlap(usize, usize, Layer, Layer),
     /// A layer's pages or rows overlap, are empty, reach beyond the cache, or are rows where the order has none.
     #[error("layer {index} ({layer:?}) does not fit {blocks} blocks into a cache of {cache_bytes} bytes")]
     Layer {
@@ -133,6 +160,12 @@ impl Layout {
                 return Err(LayoutError::Layer { index, layer, blocks, cache_bytes });
             }
         }
+        for (index, layer) in layers.iter().enumerate() {
+            let met = layers[..index].iter().position(|other| layer.meets(other, blocks));
+            if let Some(other) = met {
+                return Err(LayoutError::Overlap(other, index, layers[other], *layer));
+            }
+        }
         let layout = Self { order, layers, blocks, chunk_blocks, cache_bytes };
         let chunk = layout.layers.iter().try_fold(0u64, |sum, layer| {
             sum.checked_add(layer.page_bytes().checked_mul(u64::from(chunk_blocks))?)
@@ -193,8 +226,14 @@ impl Layout {
         if blocks.is_empty() || blocks.len() as u64 + u64::from(first) > u64::from(self.chunk_blocks) {
             return Some(format!("{} blocks from {first} in a chunk of {}", blocks.len(), self.chunk_blocks));
         }
-        let wrong = blocks.iter().find(|block| **block >= self.blocks)?;
-        Some(format!("block {wrong} in a cache of {}", self.blocks))
+        if let Some(wrong) = blocks.iter().find(|block| **block >= self.blocks) {
+            return Some(format!("block {wrong} in a cache of {}", self.blocks));
+        }
+        // Loaded twice, a block would hold pieces of both pages, as the threads happen to run.
+        let mut sorted = blocks.to_vec();
+        sorted.sort_unstable();
+        let twice = sorted.windows(2).find(|pair| pair[0] == pair[1])?;
+        Some(format!("block {} twice in one transfer", twice[0]))
     }
 }
 

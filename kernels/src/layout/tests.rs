@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::{Layer, Layout, LayoutError, Order};
 use crate::reference;
 
@@ -51,4 +53,49 @@ fn what_does_not_fit_is_refused() {
     }
     let two = Layout::new(Order::BlockFirst, vec![Layer::new(0, 9, 9); 2], 4, 2, 40);
     assert_eq!(two, Err(LayoutError::BlockFirst(2)));
+}
+
+#[test]
+fn layers_between_each_other_are_taken_and_upon_each_other_not() {
+    let two = |a, b| Layout::new(Order::Latent, vec![a, b], 4, 2, 1000);
+    // Behind each other; between each other's pages; between each other's rows.
+    assert!(two(Layer::new(0, 10, 10), Layer::new(40, 3, 3)).is_ok());
+    assert!(two(Layer::new(0, 10, 6), Layer::new(6, 10, 4)).is_ok());
+    assert!(two(Layer::new(6, 10, 4), Layer::new(0, 10, 6)).is_ok());
+    assert!(two(Layer::latent(0, 40, 4, 6, 10), Layer::latent(6, 40, 4, 4, 10)).is_ok());
+    for (a, b) in [
+        (Layer::new(0, 10, 10), Layer::new(39, 3, 3)),
+        (Layer::new(0, 10, 7), Layer::new(6, 10, 4)),
+        (Layer::new(0, 10, 6), Layer::new(6, 10, 5)),
+        (Layer::new(0, 10, 6), Layer::new(6, 12, 4)),
+        (Layer::latent(0, 40, 4, 6, 10), Layer::latent(5, 40, 4, 4, 10)),
+        (Layer::new(0, 10, 10), Layer::new(0, 10, 10)),
+    ] {
+        assert_eq!(two(a, b), Err(LayoutError::Overlap(0, 1, a, b)));
+    }
+}
+
+fn layer() -> impl Strategy<Value = Layer> {
+    // Few strides, so that layers lie between each other often.
+    (0u64..60, 1u64..4, 1u64..6, prop_oneof![Just(6u64), Just(8)], prop_oneof![Just(24u64), Just(32)])
+        .prop_map(|(pages, rows, row, row_stride, stride)| {
+            Layer::latent(pages, stride, rows, row.min(row_stride), row_stride)
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_byte_is_of_two_layers(layers in prop::collection::vec(layer(), 2..4), blocks in 1u32..4) {
+        let mut owners = vec![0; 400];
+        for layer in &layers {
+            for at in 0..u64::from(blocks) * layer.rows * layer.row_bytes {
+                let (page, rest) = (at / layer.page_bytes(), at % layer.page_bytes());
+                let (row, byte) = (rest / layer.row_bytes, rest % layer.row_bytes);
+                owners[(layer.pages + page * layer.stride + row * layer.row_stride + byte) as usize] += 1;
+            }
+        }
+        let shared = owners.iter().any(|count| *count > 1);
+        let made = Layout::new(Order::Latent, layers, blocks, 1, 400);
+        prop_assert!(!shared || matches!(made, Err(LayoutError::Overlap(..))), "{made:?}");
+    }
 }

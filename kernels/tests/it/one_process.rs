@@ -114,6 +114,7 @@ fn what_is_wrong_is_refused_with_its_value() {
     assert!(load(0, 0, &[1, 16], 0).contains("block 16 in a cache of 16"));
     assert!(load(0, 0, &[1, 2], 3).contains("2 blocks from 3 in a chunk of 4"));
     assert!(load(0, 0, &[], 0).contains("0 blocks"));
+    assert!(load(0, 0, &[3, 1, 3], 0).contains("block 3 twice"));
 
     let part = |turn: fn(&mut KvHandle)| {
         let mut parts = engine.names.parts();
