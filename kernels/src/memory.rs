@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use cudarc::driver::sys::{CUdeviceptr, CUipcMemHandle};
+use rustix::mm::{Advice, madvise};
 
 use crate::device::Device;
 use crate::error::GpuError;
@@ -15,6 +16,10 @@ use crate::virtual_memory::Mapped;
 
 /// Bytes registered by one call: the driver's time for a call grows with it, and other calls wait.
 const REGISTER_BYTES_MAX: usize = 64 << 30;
+/// Threads that make pages present: clearing pages is bound by memory, which some threads fill.
+const TOUCH_THREADS_MAX: usize = 16;
+/// Bytes for which a thread is worth starting.
+const TOUCH_BYTES_MIN: usize = 4 << 20;
 /// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts of the process.
 const PORTABLE: u32 = 1;
 
@@ -73,7 +78,9 @@ impl std::fmt::Debug for PinnedRegion {
 }
 
 impl PinnedRegion {
-    /// Pins `memory`, in pieces of at most 64 GiB.
+    /// Pins `memory`, in pieces of at most 64 GiB. Its pages are made present by several threads first, since the driver
+    /// would do so one by one: seconds for each 10 GiB, and with its lock held. Still a matter of seconds, so call it on
+    /// a thread of its own; the memory is used as before meanwhile, only not by copies.
     ///
     /// # Errors
     /// The driver's: already pinned, or more than the system lets this process lock. Nothing stays pinned then.
@@ -83,6 +90,7 @@ impl PinnedRegion {
         for at in (0..bytes).step_by(REGISTER_BYTES_MAX) {
             let piece = start.wrapping_add(at);
             let length = REGISTER_BYTES_MAX.min(bytes - at);
+            touch(piece as usize, length);
             // SAFETY: inside the memory, which `region` keeps mapped until it is unregistered.
             unsafe { device.calls()?.cuMemHostRegister_v2(piece.cast::<c_void>(), length, PORTABLE) }?;
             region.pieces.push(piece as usize);
@@ -98,6 +106,26 @@ impl PinnedRegion {
     pub(crate) fn address(&self) -> usize {
         self.memory.range().0 as usize
     }
+}
+
+/// Makes pages present, changing no byte. What fails is left to the driver, which does the same or says why not.
+fn touch(start: usize, bytes: usize) {
+    let page = rustix::param::page_size();
+    // Pages that are the memory's alone.
+    let (first, end) = (start.next_multiple_of(page), (start + bytes) / page * page);
+    let whole = end.saturating_sub(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(TOUCH_THREADS_MAX);
+    let share = whole.div_ceil(threads).next_multiple_of(page).max(TOUCH_BYTES_MIN);
+    std::thread::scope(|scope| {
+        for at in (first..end).step_by(share) {
+            let length = share.min(end - at);
+            scope.spawn(move || {
+                // SAFETY: populates mapped pages as a write would and leaves their bytes as they are; the caller keeps
+                // them mapped. A kernel before 5.14 refuses.
+                let _ = unsafe { madvise(at as *mut c_void, length, Advice::LinuxPopulateWrite) };
+            });
+        }
+    });
 }
 
 impl Drop for PinnedRegion {

@@ -10,7 +10,7 @@ use larder_kernels::{
 use larder_kernels::{GpuError, PinnedRegion, Uuid, reference};
 
 use crate::engine::{Engine, Setup, layout, open};
-use crate::world::{Side, emulator, noise, only_emulator};
+use crate::world::{Side, Untouched, device, emulator, noise, only_emulator};
 
 #[test]
 fn checksums_are_the_protocols() {
@@ -86,6 +86,19 @@ fn a_dropped_ticket_waits_before_it_frees() {
     emulator.controls.slow(0);
     side.stream.drain().unwrap();
     assert!(event.is_reached().unwrap());
+}
+
+#[test]
+fn memory_is_made_present_before_it_is_pinned() {
+    let _emulator = emulator();
+    let device = device().unwrap();
+    // Of several threads' shares, and one page.
+    for bytes in [9 << 20, 4096] {
+        let memory = Arc::new(Untouched::map(bytes));
+        assert_eq!(memory.present(), 0);
+        let region = PinnedRegion::register(&device, Arc::clone(&memory) as _).unwrap();
+        assert_eq!((region.bytes(), memory.present()), (bytes, bytes));
+    }
 }
 
 /// The reason of a refusal.

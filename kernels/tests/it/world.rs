@@ -1,10 +1,13 @@
 //! What every test begins with: the emulator, a device, memory.
 
-#![expect(unsafe_code, reason = "owns descriptors that came over a socket")]
+#![expect(unsafe_code, reason = "owns descriptors that came over a socket, and maps memory")]
 
+use std::ffi::c_void;
 use std::io::{IoSlice, IoSliceMut};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ pub(crate) use larder_kernels::HostBytes as Bytes;
 use larder_kernels::{
     CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, NoGpu, PinnedRegion,
 };
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The emulator's knobs are the process's, so one test at a time turns them.
@@ -88,6 +92,46 @@ pub(crate) fn device() -> Result<Device, GpuError> {
     })?;
     let uuid = *driver.devices()?.last().expect("a driver that loads has a device");
     driver.device(uuid)
+}
+
+/// Memory of the kernel's that nobody has touched yet.
+pub(crate) struct Untouched(NonNull<c_void>, NonZeroUsize);
+
+// SAFETY: the mapping belongs to no thread, and nothing here reads or writes it.
+unsafe impl Send for Untouched {}
+// SAFETY: as above.
+unsafe impl Sync for Untouched {}
+
+// SAFETY: mapped as long as the value lives, and referred to by nothing.
+unsafe impl HostMemory for Untouched {
+    fn range(&self) -> (*mut u8, usize) {
+        (self.0.as_ptr().cast(), self.1.get())
+    }
+}
+
+impl Untouched {
+    pub(crate) fn map(bytes: usize) -> Self {
+        let bytes = NonZeroUsize::new(bytes).unwrap();
+        let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
+        // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
+        Self(unsafe { mmap_anonymous(None, bytes, protection, flags) }.unwrap(), bytes)
+    }
+
+    /// Bytes of it that are present, as the kernel says.
+    pub(crate) fn present(&self) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{:x}-", self.0.as_ptr() as usize);
+        let own = smaps.lines().skip_while(|line| !line.starts_with(&begin));
+        let present = own.skip(1).find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        present.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+}
+
+impl Drop for Untouched {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and referred to by nothing any more.
+        unsafe { munmap(self.0, self.1.get()) }.unwrap();
+    }
 }
 
 /// How long another process may take for an answer: a hang is a failure, and a busy machine is none.

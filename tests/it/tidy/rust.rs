@@ -30,7 +30,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("kernels/src/memory.rs", "pinned and device memory of the CUDA driver"),
     ("kernels/src/stream.rs", "copies between raw addresses, by the CUDA driver"),
     ("kernels/src/virtual_memory.rs", "device memory of the CUDA driver, mapped by hand"),
-    ("kernels/tests/it/world.rs", "received descriptors, for tests"),
+    ("kernels/tests/it/world.rs", "received descriptors and mapped memory, for tests"),
 ];
 
 /// Uses of `unsafe` outside `listed`, and listed files without any.
