@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "starts kernels with parameters that it has checked")]
 
 use std::ffi::{CStr, CString, c_void};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{CUfunction, CUmodule};
@@ -12,7 +11,7 @@ use crate::device::Device;
 use crate::error::GpuError;
 use crate::imported::ImportedKv;
 use crate::layout::{CHUNK_BLOCKS_MAX, Layout, Order};
-use crate::memory::{HostMemory, LandingSlab, PinnedRegion};
+use crate::memory::{HostBytes, LandingSlab, PinnedRegion};
 use crate::stream::CopyStream;
 
 const PAGES_PTX: &str = include_str!("../cuda/pages.ptx");
@@ -62,20 +61,10 @@ unsafe impl Sync for Kernels {}
 /// Block numbers on their way to the device: a slot for each transfer, pinned here and plain there.
 #[derive(Debug)]
 struct Notes {
-    written: Arc<Words>,
+    written: Arc<HostBytes>,
     host: Arc<PinnedRegion>,
     device: Arc<LandingSlab>,
     free: Mutex<Vec<usize>>,
-}
-
-#[derive(Debug)]
-struct Words(Box<[AtomicU32]>);
-
-// SAFETY: a box stays where it is, and its words are atomics.
-unsafe impl HostMemory for Words {
-    fn range(&self) -> (*mut u8, usize) {
-        (self.0.as_ptr().cast_mut().cast(), self.0.len() * 4)
-    }
 }
 
 /// A transfer's slot of the notes; free again when dropped.
@@ -97,7 +86,7 @@ impl Kernels {
     /// # Errors
     /// The driver's.
     pub fn load(device: &Device) -> Result<Arc<Self>, GpuError> {
-        let written = Arc::new(Words((0..SLOTS * SLOT_BYTES / 4).map(|_| AtomicU32::new(0)).collect()));
+        let written = HostBytes::new(SLOTS * SLOT_BYTES);
         let notes = Notes {
             host: Arc::new(PinnedRegion::register(device, Arc::clone(&written) as _)?),
             device: Arc::new(LandingSlab::create(device, SLOTS * SLOT_BYTES)?),
@@ -167,9 +156,8 @@ impl Kernels {
         }
         crate::memory::within("Kernels::pages", at, kv.layout().chunk_bytes() as usize, slab.bytes())?;
         let place = slot.index * SLOT_BYTES;
-        for (word, block) in self.notes.written.0[place / 4..].iter().zip(blocks) {
-            word.store(*block, Ordering::Relaxed);
-        }
+        let numbers: Vec<u8> = blocks.iter().flat_map(|block| block.to_le_bytes()).collect();
+        self.notes.written.write(place, &numbers);
         stream.copy_in((&self.notes.device, place), (&self.notes.host, place), blocks.len() * 4)?;
         let function = self.pages[kv.layout().order() as usize][direction as usize];
         let (chunk, table, numbers) =

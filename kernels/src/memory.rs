@@ -34,31 +34,47 @@ pub unsafe trait HostMemory: Send + Sync {
 }
 
 /// Host memory of its own, written and read byte for byte: for what is tested or small. A node has its slab.
+///
+/// It shares no page with anything else: pages are what a driver pins, and no page twice.
 #[derive(Debug)]
-pub struct HostBytes(Box<[AtomicU8]>);
+pub struct HostBytes {
+    bytes: Box<[AtomicU8]>,
+    /// Where the first of our pages begins in `bytes`.
+    first: usize,
+    length: usize,
+}
 
 // SAFETY: a box stays where it is, and its bytes are atomics.
 unsafe impl HostMemory for HostBytes {
     fn range(&self) -> (*mut u8, usize) {
-        (self.0.as_ptr().cast_mut().cast(), self.0.len())
+        let own = self.own();
+        (own.as_ptr().cast_mut().cast(), own.len())
     }
 }
 
 impl HostBytes {
     /// That many zeroes.
     pub fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self((0..bytes).map(|_| AtomicU8::new(0)).collect()))
+        let page = rustix::param::page_size();
+        // Up to a page before ours, and what our last page has behind our bytes.
+        let all: Box<[AtomicU8]> = (0..bytes + 2 * page).map(|_| AtomicU8::new(0)).collect();
+        let first = (all.as_ptr() as usize).next_multiple_of(page) - all.as_ptr() as usize;
+        Arc::new(Self { bytes: all, first, length: bytes })
+    }
+
+    fn own(&self) -> &[AtomicU8] {
+        &self.bytes[self.first..self.first + self.length]
     }
 
     /// Writes at a place; what would be beyond the end is left out.
     pub fn write(&self, at: usize, bytes: &[u8]) {
-        let places = self.0.get(at..).unwrap_or_default();
+        let places = self.own().get(at..).unwrap_or_default();
         places.iter().zip(bytes).for_each(|(to, byte)| to.store(*byte, Relaxed));
     }
 
     /// Reads from a place; as far as there are bytes.
     pub fn read(&self, at: usize, bytes: usize) -> Vec<u8> {
-        let places = self.0.get(at..).unwrap_or_default();
+        let places = self.own().get(at..).unwrap_or_default();
         places.iter().take(bytes).map(|byte| byte.load(Relaxed)).collect()
     }
 }

@@ -18,6 +18,9 @@ use crate::stream::Stream;
 /// Devices the emulator shows. They share memory; two, so that finding one by UUID is no triviality.
 pub(crate) const DEVICES: i32 = 2;
 
+/// Bytes of a page of host memory.
+const PAGE: u64 = 4096;
+
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) initialized: AtomicBool,
@@ -92,8 +95,10 @@ impl State {
 
     pub(crate) fn pin(&self, at: u64, bytes: usize) -> Answer {
         let mut pinned = self.pinned.lock();
-        let before = pinned.range(..at + bytes as u64).next_back();
-        if before.is_some_and(|(other, length)| other + *length as u64 > at) {
+        // What is pinned is pages, so ranges that share one meet.
+        let (first, end) = (at / PAGE * PAGE, (at + bytes as u64).next_multiple_of(PAGE));
+        let before = pinned.range(..end).next_back();
+        if before.is_some_and(|(other, length)| (other + *length as u64).next_multiple_of(PAGE) > first) {
             return Err(HOST_MEMORY_ALREADY_REGISTERED);
         }
         pinned.insert(at, bytes);
