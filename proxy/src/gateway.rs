@@ -35,6 +35,7 @@ pub mod interim;
 pub mod models;
 pub mod places;
 pub mod prompt;
+mod resets;
 pub mod response;
 pub mod splice;
 mod upgrade;

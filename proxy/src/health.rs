@@ -215,7 +215,7 @@ impl Probe {
                 .await
                 .map_err(|e| format!("{path}: {e}"))?
                 .to_bytes();
-            self.upstream.keep(connection);
+            self.upstream.keep(connection, false);
             if status == StatusCode::OK { Ok(body) } else { Err(format!("{path} answered {status}")) }
         };
         tokio::time::timeout(self.timeout, asking)

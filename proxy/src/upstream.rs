@@ -4,6 +4,7 @@
 //! in one vectored write and the many rules of HTTP/1.1 are kept by a library that many people test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,6 +22,14 @@ use crate::gateway::splice::RequestBody;
 /// connections (uvicorn, under vLLM and SGLang, after 5 s by default), and a request that races with that
 /// close is lost or must be sent twice.
 const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// A connection rests for so long after a stream before it is used again: llama.cpp's server closes it then, and
+/// announces it nowhere. What arrives in this time shows that, and no request is lost to it.
+const STREAM_REST: Duration = Duration::from_millis(20);
+
+/// An engine that closes a connection within this time of a stream does so as a habit: later streams' connections are
+/// not kept. Idle connections are closed after seconds.
+const STREAM_CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Longest a kept connection may take to be ready: its driver has one message to handle.
 const READY_MAX: Duration = Duration::from_millis(20);
@@ -66,8 +75,10 @@ pub struct SendFailed {
 }
 
 struct Idle {
-    sender: SendRequest<Body>,
+    connection: Connection,
     since: Instant,
+    /// Not used before.
+    rested: Instant,
 }
 
 /// The connections to one engine.
@@ -75,6 +86,29 @@ pub struct Upstream {
     authority: String,
     limits: ArcSwap<Limits>,
     idle: Mutex<Vec<Idle>>,
+    habit: Arc<Habit>,
+}
+
+/// What was learnt of how an engine ends connections.
+#[derive(Debug)]
+struct Habit {
+    origin: Instant,
+    closes_after_streams: AtomicBool,
+}
+
+impl Habit {
+    /// Milliseconds since the start, never 0.
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// The engine closed a connection that rested since `rested_at`, 0 if it did not rest after a stream.
+    fn closed(&self, rested_at: u64) {
+        let age = Duration::from_millis(self.now().saturating_sub(rested_at));
+        if rested_at > 0 && age < STREAM_CLOSE_MAX {
+            self.closes_after_streams.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The limits of an [`Upstream`].
@@ -91,7 +125,12 @@ pub struct Limits {
 impl Upstream {
     /// The connections to the engine at `authority` (`host:port`); none is opened yet.
     pub fn new(authority: String, limits: Limits) -> Self {
-        Self { authority, limits: ArcSwap::from_pointee(limits), idle: Mutex::new(Vec::new()) }
+        Self {
+            authority,
+            limits: ArcSwap::from_pointee(limits),
+            idle: Mutex::new(Vec::new()),
+            habit: Arc::new(Habit { origin: Instant::now(), closes_after_streams: AtomicBool::new(false) }),
+        }
     }
 
     /// Goes by other limits from the next request on.
@@ -116,70 +155,93 @@ impl Upstream {
         transport: &TransportConnector,
         mut request: Request<Body>,
     ) -> Result<(Response<Incoming>, Connection), SendFailed> {
-        while let Some(mut sender) = self.take_idle().await {
-            match self.exchange(&mut sender, request).await {
-                Ok(response) => return Ok((response, Connection { sender })),
+        while let Some(mut kept) = self.take_idle().await {
+            match self.exchange(&mut kept, request).await {
+                Ok(response) => return Ok((response, kept)),
                 Err(SendFailed { unsent: Some(back), .. }) => request = *back,
                 Err(failed) => return Err(failed),
             }
         }
         match self.connect(transport).await {
-            Ok(mut sender) => {
-                let response = self.exchange(&mut sender, request).await?;
-                Ok((response, Connection { sender }))
+            Ok(mut connection) => {
+                let response = self.exchange(&mut connection, request).await?;
+                Ok((response, connection))
             }
             Err(error) => Err(SendFailed { error, unsent: Some(Box::new(request)) }),
         }
     }
 
-    /// Keeps a connection whose answer has been read to its end.
-    pub fn keep(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+    /// Keeps a connection whose answer, a stream of events or not, has been read to its end.
+    pub fn keep(&self, connection: Connection, streamed: bool) {
+        if connection.closing || connection.sender.is_closed() {
             return;
+        }
+        if streamed && self.habit.closes_after_streams.load(Ordering::Relaxed) {
+            return;
+        }
+        let since = Instant::now();
+        let mut rested = since;
+        if streamed {
+            rested += STREAM_REST;
+            connection.rested_at.store(self.habit.now(), Ordering::Relaxed);
         }
         let mut idle = self.idle.lock();
         if idle.len() < self.limits.load().idle {
-            idle.push(Idle { sender: connection.sender, since: Instant::now() });
+            idle.push(Idle { connection, since, rested });
+        } else {
+            // It is ours that closes it.
+            connection.rested_at.store(0, Ordering::Relaxed);
         }
     }
 
-    async fn take_idle(&self) -> Option<SendRequest<Body>> {
+    async fn take_idle(&self) -> Option<Connection> {
         loop {
-            let idle = self.idle.lock().pop()?;
-            if idle.since.elapsed() > IDLE_MAX {
-                // The youngest is too old, so all are.
-                self.idle.lock().clear();
-                return None;
-            }
-            let mut sender = idle.sender;
+            let Idle { mut connection, .. } = self.youngest_rested()?;
+            connection.rested_at.store(0, Ordering::Relaxed);
             // The last answer has been read to its end, so the codec is ready, or about to be, or closed. It stays
             // busy only where an engine answered without reading its request, and then it is no use.
-            if sender.is_ready() {
-                return Some(sender);
+            if connection.sender.is_ready() {
+                return Some(connection);
             }
-            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, sender.ready()).await {
-                return Some(sender);
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, connection.sender.ready()).await {
+                return Some(connection);
             }
         }
+    }
+
+    fn youngest_rested(&self) -> Option<Idle> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        let at = idle.iter().rposition(|kept| kept.rested <= now)?;
+        if now.saturating_duration_since(idle[at].since) > IDLE_MAX {
+            // Too old, so all before it are.
+            idle.drain(..=at);
+            return None;
+        }
+        Some(idle.remove(at))
     }
 
     async fn exchange(
         &self,
-        sender: &mut SendRequest<Body>,
+        connection: &mut Connection,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, SendFailed> {
-        let authority = self.authority.clone();
+        let authority = || self.authority.clone();
         let upgrading = request.headers().contains_key(http::header::UPGRADE);
         let limit = self.limits.load().first_byte;
-        match tokio::time::timeout(limit, sender.try_send_request(request)).await {
+        match tokio::time::timeout(limit, connection.sender.try_send_request(request)).await {
             // No upgrade was asked for, so what follows is no HTTP that could be passed on.
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading => {
                 let reason = "it switched protocols unasked".to_owned();
+                let authority = authority();
                 Err(SendFailed { error: UpstreamError::Exchange { authority, reason }, unsent: None })
             }
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                connection.closing = says_close(&response);
+                Ok(response)
+            }
             Ok(Err(mut e)) => {
-                let reason = causes(e.error());
+                let (authority, reason) = (authority(), causes(e.error()));
                 let unsent = e.take_message().map(Box::new);
                 let error = match unsent {
                     Some(_) => UpstreamError::Connect { authority, reason },
@@ -188,13 +250,13 @@ impl Upstream {
                 Err(SendFailed { error, unsent })
             }
             Err(_) => {
-                let limit_ms = limit.as_millis();
+                let (authority, limit_ms) = (authority(), limit.as_millis());
                 Err(SendFailed { error: UpstreamError::FirstByte { authority, limit_ms }, unsent: None })
             }
         }
     }
 
-    async fn connect(&self, transport: &TransportConnector) -> Result<SendRequest<Body>, UpstreamError> {
+    async fn connect(&self, transport: &TransportConnector) -> Result<Connection, UpstreamError> {
         let fail = |reason: String| UpstreamError::Connect { authority: self.authority.clone(), reason };
         let limit = self.limits.load().connect;
         let connecting = async {
@@ -212,13 +274,24 @@ impl Upstream {
             .await
             .map_err(|_| fail(format!("no connection within {} ms", limit.as_millis())))?
             .map_err(fail)?;
+        let rested_at = Arc::new(AtomicU64::new(0));
+        let (habit, resting) = (Arc::clone(&self.habit), Arc::clone(&rested_at));
         tokio::spawn(async move {
             if let Err(e) = driver.with_upgrades().await {
                 tracing::debug!(error = %e, "connection to an engine ended");
             }
+            habit.closed(resting.load(Ordering::Relaxed));
         });
-        Ok(sender)
+        Ok(Connection { sender, closing: false, rested_at })
     }
+}
+
+/// Whether the engine says that it closes the connection after this answer.
+fn says_close(response: &Response<Incoming>) -> bool {
+    response
+        .headers()
+        .get(http::header::CONNECTION)
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// An error and what caused it, in one line: hyper's own message alone hides the reason.
@@ -237,4 +310,8 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// [`Upstream::keep`], it serves the next request.
 pub struct Connection {
     sender: SendRequest<Body>,
+    /// The engine has announced that it closes it.
+    closing: bool,
+    /// When it began to rest after a stream, in milliseconds of its [`Habit`]; 0: it does not.
+    rested_at: Arc<AtomicU64>,
 }

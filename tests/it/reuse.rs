@@ -55,6 +55,42 @@ async fn connections_that_went_stale_are_replaced_and_nothing_is_sent_twice() {
     proxy.becomes_idle().await;
 }
 
+/// llama.cpp's server closes each connection after a stream and says the opposite (`Keep-Alive: timeout=5, max=100`).
+/// A request that comes at once must not meet the closing connection.
+#[tokio::test]
+async fn an_engine_that_closes_after_each_stream_unannounced_loses_no_request() {
+    let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\
+                  keep-alive: timeout=5, max=100\r\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+    let engine = Scripted::start(move |_| (stream.as_bytes().to_vec(), Then::CloseSoon)).await;
+    let proxy = Proxy::start_with(&config(&[engine.address], "")).await;
+    for n in 0..40 {
+        let answer = client::send(proxy.address, numbered(n), Framing::Length).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.text()),
+            (200, "data: [DONE]\n\n".to_owned()),
+            "request {n}"
+        );
+    }
+    assert_eq!(paths(&engine), (0..40).map(|n| format!("/n/{n}")).collect::<Vec<_>>(), "each once");
+    proxy.becomes_idle().await;
+}
+
+/// The negative control: engines that keep such connections have them used again.
+#[tokio::test]
+async fn an_engine_that_keeps_connections_after_streams_has_them_used() {
+    let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                  e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+    let engine = Scripted::start(move |_| (stream.as_bytes().to_vec(), Then::Next)).await;
+    let proxy = Proxy::start_with(&config(&[engine.address], "")).await;
+    for n in 0..10 {
+        client::send(proxy.address, numbered(n), Framing::Length).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let connections: std::collections::HashSet<_> =
+        engine.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections.len(), 1, "{connections:?}");
+}
+
 #[tokio::test]
 async fn an_engine_that_keeps_connections_for_a_moment_only_is_no_trouble() {
     let engine = Engine::start(&["--time-scale=1000", "--keep-alive-s=0.05"]);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,9 +37,14 @@ pub enum Then {
     Next,
     /// The connection is closed.
     Close,
+    /// The connection is closed, a few milliseconds later.
+    CloseSoon,
     /// Nothing, the connection open.
     Hang,
 }
+
+/// Long enough for the next request to be there before the close, if its sender does not wait.
+const CLOSE_SOON: Duration = Duration::from_millis(4);
 
 type Script = dyn Fn(&Seen) -> (Vec<u8>, Then) + Send + Sync;
 
@@ -120,6 +126,10 @@ async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>, lo
         match then {
             Then::Next => {}
             Then::Close => return,
+            Then::CloseSoon => {
+                tokio::time::sleep(CLOSE_SOON).await;
+                return;
+            }
             Then::Hang => std::future::pending().await,
         }
     }

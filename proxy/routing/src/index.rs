@@ -70,6 +70,14 @@ struct Record {
     links: [Link; 2],
 }
 
+/// Where a segment is, in the table: with enough of its hash that what is unknown is known to be so without a look at
+/// any segment, which would be a cache miss or two. A new prompt asks that for each of its elements.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: u32,
+    tag: u32,
+}
+
 /// Totals of one holder.
 struct Holder {
     live: bool,
@@ -89,7 +97,7 @@ impl Holder {
 
 /// The index. See the module's text.
 pub(crate) struct Index {
-    table: HashTable<u32>,
+    table: HashTable<Place>,
     segments: Vec<Segment>,
     records: Vec<Record>,
     holders: Vec<Holder>,
@@ -210,8 +218,10 @@ impl Index {
 
     /// The segment that begins with `first`.
     fn find(&self, first: u64) -> Option<u32> {
-        let segments = &self.segments;
-        self.table.find(hash(first), |&id| segments[id as usize].first == first).copied()
+        let (segments, hash) = (&self.segments, hash(first));
+        let is_it =
+            |place: &Place| place.tag == tag(hash) && segments[place.segment as usize].first == first;
+        self.table.find(hash, is_it).map(|place| place.segment)
     }
 
     /// The entry of `holder` in a segment.
@@ -246,6 +256,11 @@ impl Segment {
         }
         equal
     }
+}
+
+/// Bits of a hash that the table itself does not use: it takes the lowest for the place and the highest seven.
+fn tag(hash: u64) -> u32 {
+    (hash >> 25) as u32
 }
 
 /// Leading elements that two runs share.

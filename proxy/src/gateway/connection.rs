@@ -5,7 +5,7 @@
 //! it: it fires, sees what the connection is doing, and is set again.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -26,6 +26,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::interim::{ClientIo, Interim};
+use super::resets::Resets;
 use super::response::{Failure, GatewayBody};
 use crate::access_log::{End, Entry, Watch};
 
@@ -88,7 +89,8 @@ impl Server {
         let interim = Interim::default();
         let activity = Arc::new(Activity::new());
         let service = service_fn(|mut request: Request<Incoming>| {
-            let active = activity.begin();
+            let mut active = activity.begin();
+            let is_head = request.method() == Method::HEAD;
             if request.version() == Version::HTTP_11 {
                 request.extensions_mut().insert(interim.clone());
             }
@@ -96,7 +98,9 @@ impl Server {
             async move {
                 let mut response = answering.await;
                 let log = response.extensions_mut().remove::<Arc<Entry>>().map(Watch::new);
-                Ok::<_, Infallible>(response.map(|body| Watched { body, log, _active: active }))
+                // hyper asks for no frame of these.
+                active.whole = is_head || response.body().is_end_stream();
+                Ok::<_, Infallible>(response.map(|body| Watched { body, log, active }))
             }
         });
         let is_http2 = first == PREFACE;
@@ -143,8 +147,16 @@ impl Watching<'_> {
         let timer = tokio::time::sleep(self.limits.header.min(self.limits.keepalive));
         tokio::pin!(timer);
         loop {
+            let calm = poll_fn(|cx| match connection.as_mut().poll(cx) {
+                Poll::Pending if self.activity.resets.is_flood() => Poll::Ready(None),
+                polled => polled.map(Some),
+            });
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = calm => {
+                    let Some(ended) = ended else {
+                        tracing::warn!("client connection closed: its client resets what it asks for");
+                        return;
+                    };
                     if let Err(error) = ended {
                         tracing::debug!(%error, "client connection ended");
                     }
@@ -174,6 +186,7 @@ struct Activity {
     active: AtomicUsize,
     idle_since: AtomicU64,
     head_since: AtomicU64,
+    resets: Resets,
 }
 
 #[derive(Debug, PartialEq)]
@@ -189,6 +202,7 @@ impl Activity {
             active: AtomicUsize::new(0),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
+            resets: Resets::default(),
         }
     }
 
@@ -207,7 +221,7 @@ impl Activity {
     fn begin(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
-        Active(Arc::clone(self))
+        Active { activity: Arc::clone(self), begun: Instant::now(), whole: false }
     }
 
     fn look(&self, limits: Limits) -> Look {
@@ -229,12 +243,18 @@ impl Activity {
 
 /// A request being answered.
 #[derive(Debug)]
-struct Active(Arc<Activity>);
+struct Active {
+    activity: Arc<Activity>,
+    begun: Instant,
+    /// Whether its answer came to an end, a bad one or a good one; else its client left.
+    whole: bool,
+}
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.activity.idle_since.store(self.activity.now(), Ordering::Relaxed);
+        self.activity.active.fetch_sub(1, Ordering::Relaxed);
+        self.activity.resets.ended(!self.whole, self.begun.elapsed());
     }
 }
 
@@ -242,7 +262,7 @@ impl Drop for Active {
 struct Watched {
     body: GatewayBody,
     log: Option<Watch>,
-    _active: Active,
+    active: Active,
 }
 
 impl Body for Watched {
@@ -262,11 +282,13 @@ impl Body for Watched {
             }
         }
         // hyper asks for no further frame when this is the last.
-        if self.body.is_end_stream()
-            && let Some(log) = self.log.as_mut()
-        {
-            log.complete();
+        if self.body.is_end_stream() {
+            self.active.whole = true;
+            if let Some(log) = self.log.as_mut() {
+                log.complete();
+            }
         }
+        self.active.whole |= matches!(frame, Poll::Ready(None | Some(Err(_))));
         frame
     }
 

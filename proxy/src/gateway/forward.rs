@@ -218,7 +218,9 @@ fn to_client(
             head.headers.insert(STAGED_TOKENS, HeaderValue::from(staged.tokens));
         }
     }
-    head.extensions.insert(Arc::clone(in_flight.record()));
+    if settings.access_log {
+        head.extensions.insert(Arc::clone(in_flight.record()));
+    }
     let streamed = head
         .headers
         .get(header::CONTENT_TYPE)

@@ -220,7 +220,7 @@ impl EngineBody {
     fn complete(&mut self) {
         if let Some(in_flight) = self.in_flight.take() {
             if let Some(connection) = self.connection.take() {
-                in_flight.endpoint().upstream.keep(connection);
+                in_flight.endpoint().upstream.keep(connection, self.form.streamed);
             }
             if self.form.good {
                 in_flight.completed(self.usage.finish());

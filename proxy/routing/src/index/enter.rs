@@ -1,7 +1,8 @@
 //! Writing: a holder now has these elements.
 
 use super::{
-    HolderId, Index, Kept, Lane, Link, NONE, PINNED_RECORD_BYTES, Record, Segment, common, grown, hash,
+    HolderId, Index, Kept, Lane, Link, NONE, PINNED_RECORD_BYTES, Place, Record, Segment, common, grown,
+    hash, tag,
 };
 
 impl Index {
@@ -170,7 +171,8 @@ impl Index {
         self.segments.push(Segment { run, first, last, kept });
         let id = (self.segments.len() - 1) as u32;
         let segments = &self.segments;
-        self.table.insert_unique(hash(first), id, |&other| hash(segments[other as usize].first));
+        let place = Place { segment: id, tag: tag(hash(first)) };
+        self.table.insert_unique(hash(first), place, |other| hash(segments[other.segment as usize].first));
         id
     }
 }

@@ -123,14 +123,14 @@ impl Index {
         let segment = &self.segments[id as usize];
         self.heap_bytes -=
             segment.run.capacity() * size_of::<u64>() + segment.kept.capacity() * super::KEPT_BYTES;
-        if let Ok(entry) = self.table.find_entry(hash(segment.first), |&other| other == id) {
+        if let Ok(entry) = self.table.find_entry(hash(segment.first), |other| other.segment == id) {
             entry.remove();
         }
         self.segments.swap_remove(id as usize);
         if let Some(moved) = self.segments.get(id as usize) {
             let was = self.segments.len() as u32;
-            if let Some(entry) = self.table.find_mut(hash(moved.first), |&other| other == was) {
-                *entry = id;
+            if let Some(place) = self.table.find_mut(hash(moved.first), |other| other.segment == was) {
+                place.segment = id;
             }
             for kept in &moved.kept {
                 self.records[kept.record as usize].segment = id;
@@ -146,7 +146,7 @@ impl Index {
         let length = self.table.len();
         if self.table.capacity() > 4 * length + SMALLEST {
             let segments = &self.segments;
-            self.table.shrink_to(2 * length, |&id| hash(segments[id as usize].first));
+            self.table.shrink_to(2 * length, |place| hash(segments[place.segment as usize].first));
         }
     }
 
