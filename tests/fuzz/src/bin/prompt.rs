@@ -1,0 +1,4 @@
+//! `larder_fuzz::prompt`, driven by libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| larder_fuzz::prompt(input));
