@@ -90,7 +90,8 @@ async fn ask(address: std::net::SocketAddr, left: Arc<AtomicU64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_by_the_index_and_the_bodies_under_way_and_flat() {
     let engines = [forgetful().await, forgetful().await];
-    let settings = format!("[routing]\nindex = {INDEX_BYTES}\n");
+    // Engines so large that only the budget bounds what is remembered of them.
+    let settings = format!("[routing]\nindex = {INDEX_BYTES}\ndefault_kv_tokens = 1000000000\n");
     let proxy = Proxy::start_with(&config(&engines, &settings)).await;
     let left = Arc::new(AtomicU64::new(PROMPTS));
     let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(ask(proxy.address, Arc::clone(&left)))).collect();

@@ -174,6 +174,8 @@ impl Fleet {
         }
         if self.endpoints().next().is_none() {
             self.index.clear(self.ghost);
+            self.index.drop_scratch();
+            self.requests.drop_spare();
         }
     }
 

@@ -97,7 +97,7 @@ pub fn config(input: &[u8]) {
         Err(faults) => assert!(!faults.to_string().trim().is_empty(), "a fault without words"),
     }
     let first = text.lines().next().unwrap_or_default();
-    match config::Endpoint::new(first, None, None, None) {
+    match config::Endpoint::new(first, None, (None, None), None) {
         Ok(endpoint) => assert!(endpoint.authority.contains(':'), "{:?} has no port", endpoint.authority),
         Err(fault) => assert!(!fault.trim().is_empty(), "a fault without words"),
     }

@@ -119,4 +119,11 @@ impl Requests {
             self.chain_bytes -= chain.capacity() * size_of::<u64>();
         }
     }
+
+    /// Frees the buffers that finished requests left: their pool serves nobody.
+    pub(super) fn drop_spare(&mut self) {
+        let freed: usize = self.spare.iter().map(|chain| chain.capacity() * size_of::<u64>()).sum();
+        self.spare = Vec::new();
+        self.chain_bytes -= freed;
+    }
 }

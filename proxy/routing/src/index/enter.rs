@@ -40,6 +40,11 @@ impl Index {
         }
     }
 
+    /// Frees the walks' scratch.
+    pub(crate) fn drop_scratch(&mut self) {
+        self.starts = Vec::new();
+    }
+
     /// Where the unknown elements that begin at `at` end: at the next that begins a segment.
     fn gap_end(&self, chain: &[u64], at: usize) -> usize {
         (at + 1..chain.len()).find(|&next| self.find(chain[next]).is_some()).unwrap_or(chain.len())
