@@ -170,7 +170,8 @@ pub struct Routing {
     pub default_prefill_tokens_per_s: f64,
     /// Endpoints tried for one request, the first included, while nothing was sent to the client.
     pub max_attempts: usize,
-    /// Longest time by which later requests may overtake one that is held back. Zero: nobody is held.
+    /// Time after which a request that is held back goes before later ones, for a quarter of its endpoint's time. Zero:
+    /// nobody is held.
     pub hold_limit: Duration,
     /// Requests held back at most, per pool.
     pub max_held: usize,

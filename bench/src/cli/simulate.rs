@@ -31,7 +31,8 @@ pub struct SimulateArgs {
     /// What policies know of the caches: exact, or capacities told wrong by -20, 0 and +20 % in turn
     #[arg(long, default_value = "exact")]
     pub view: View,
-    /// Longest time by which `larder` may let later requests overtake a held one, in seconds; 0 holds nobody back
+    /// Seconds after which `larder` lets a held request go before later ones, for a quarter of its replica's time; 0 holds
+    /// nobody back
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = not_negative)]
     pub hold_limit: f64,
     /// Requests that `larder` holds back at most; a refused one comes again when it was told to

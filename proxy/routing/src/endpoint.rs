@@ -35,6 +35,10 @@ pub enum EndpointState {
 /// How far the modelled KV capacity may move from the reported one, as a factor either way.
 const CAPACITY_DRIFT: f64 = 8.0;
 
+/// Share of an endpoint's time that those who have waited beyond the hold limit take before all others. All of it would
+/// be first come, first served as soon as everyone is late, and then the hits of overload are misses when they come.
+const OVERDUE_SHARE: f64 = 0.25;
+
 /// Capacity of an endpoint's KV, in tokens: what was reported, and what feedback makes of it.
 #[derive(Debug)]
 pub(crate) struct Capacity {
@@ -77,6 +81,8 @@ pub(crate) struct Endpoint {
     pub(crate) linked: Option<Linked>,
     pub(crate) crowd: Crowd,
     pub(crate) foresight: Foresight,
+    /// Seconds that held requests beyond the hold limit may take before it is the others' turn.
+    pub(crate) overdue_credit_s: f64,
     /// Sums over answers that told their cached tokens.
     pub(crate) predicted_cached_tokens: u64,
     pub(crate) actual_cached_tokens: u64,
@@ -104,6 +110,7 @@ impl Endpoint {
             linked: None,
             crowd: Crowd::default(),
             foresight: Foresight::default(),
+            overdue_credit_s: 0.0,
             predicted_cached_tokens: 0,
             actual_cached_tokens: 0,
             promises: Promises::default(),
@@ -111,6 +118,12 @@ impl Endpoint {
             returned: None,
             avoided: false,
         }
+    }
+
+    /// A held request of `service_s` is sent here, which has waited beyond the limit or not.
+    pub(crate) fn ration(&mut self, overdue: bool, service_s: f64) {
+        let change = if overdue { -service_s } else { service_s * OVERDUE_SHARE / (1.0 - OVERDUE_SHARE) };
+        self.overdue_credit_s = (self.overdue_credit_s + change).min(0.0);
     }
 
     /// Capacity in elements of `element_tokens` tokens each.

@@ -72,8 +72,9 @@ pub struct Settings {
     pub default_bytes_per_token: f64,
     /// Fewest tokens worth fetching from a warehouse.
     pub min_fetch_tokens: u64,
-    /// Longest time by which later arrivals may overtake a request that is held back, in seconds; 0 holds nobody
-    /// back. Only `larder` holds.
+    /// Time after which a request that is held back goes before later arrivals, in seconds: such requests take up to a
+    /// quarter of their endpoint's time first, and nobody is overtaken by those who come more than ten times as much
+    /// later (at most 300 s, or the limit itself if it is longer). 0 holds nobody back. Only `larder` holds.
     pub hold_limit_s: f64,
     /// Most requests held back together; one more is refused.
     pub max_held: usize,

@@ -1,7 +1,7 @@
 //! The hit-first queue: requests are held back until an engine is about to need them.
 //!
-//! A request that its endpoint cannot turn to yet waits here, ordered by `arrival + min(X * miss, hold_limit)`: hits
-//! overtake misses, and nobody is overtaken by those who come more than `hold_limit` after it. Under pressure that
+//! A request that its endpoint cannot turn to yet waits here, ordered by `arrival + min(X * miss, bound)`: hits
+//! overtake misses. Who has waited for `hold_limit` goes first, for a quarter of the endpoint's time. Under pressure that
 //! keeps hot sessions hot, since their reuse interval is their think time and not think time plus queue. It binds
 //! late: who is first is asked when the engine is about to be free, and an idle engine steals what it serves
 //! cheaper than those who have it would, waiting included. A free engine never waits for anyone.
@@ -24,6 +24,10 @@ const FETCHES_AHEAD: f64 = 4.0;
 const SAME_PLACE_S: f64 = 1e-3;
 /// How often the first in a queue may turn out to need more than it did, and go back, before one is sent anyway.
 const RECHECKS: usize = 3;
+/// Price times work puts a request back by at most so many times the limit ...
+const BEYOND: f64 = 10.0;
+/// ... and by at most so many seconds, half of a client's usual patience (OpenAI's libraries: 600 s).
+const OVERTAKEN_MAX_S: f64 = 300.0;
 /// Held requests that are asked, in order, whether they fit beside what an endpoint works on.
 const FIT_LOOKS: usize = 32;
 /// Held requests that one search for something to steal looks up in the index. They are taken by what stealing
@@ -163,7 +167,21 @@ impl Fleet {
 
     /// How much later arrivals may overtake a request that needs so many seconds of work.
     pub(super) fn overtaken_s(&self, pool: &Pool, service_s: f64) -> f64 {
-        (pool.rates.price() * service_s).min(self.settings.hold_limit_s.max(0.0))
+        let limit_s = self.settings.hold_limit_s.max(0.0);
+        (pool.rates.price() * service_s).min(limit_s.max((BEYOND * limit_s).min(OVERTAKEN_MAX_S)))
+    }
+
+    /// Who has waited longest of those who have waited for longer than the limit, if it is such a one's turn: as long
+    /// as they have had no more than their share of the endpoint's time.
+    fn overdue_at(&self, slot: u32, now: Now) -> Option<HoldId> {
+        let (_, endpoint) = self.endpoint_at(slot)?;
+        if endpoint.overdue_credit_s < 0.0 {
+            return None;
+        }
+        let late = |held: &Held| now.since(held.arrived) > self.settings.hold_limit_s;
+        let all = self.holds.at(slot).filter(|(_, held)| late(held));
+        let first = all.min_by(|(_, a), (_, b)| a.arrived.as_secs_f64().total_cmp(&b.arrived.as_secs_f64()));
+        first.map(|(key, _)| key.id)
     }
 
     /// Whether a request that comes now goes to the endpoint at once: nobody waits there whom it would pass without
@@ -202,6 +220,9 @@ impl Fleet {
             let firsts =
                 self.holds.waited_for().filter_map(|slot| Some((self.ready_at(slot, room, now)?, slot)));
             let (key, slot) = firsts.min()?;
+            if let Some(id) = self.overdue_at(slot, now) {
+                return Some((id, slot));
+            }
             if self.width_at(slot) == 1 {
                 return self.first_of(slot, now).map(|key| (key.id, slot));
             }
@@ -344,6 +365,11 @@ impl Fleet {
         let terms = self.terms_at(slot, &pool, &prompt, &scratch.matched);
         self.scratch = scratch;
         let terms = [terms?];
+        let late = now.since(held.arrived) > self.settings.hold_limit_s;
+        let place = &mut self.slots[slot as usize];
+        if let Some(endpoint) = place.endpoint.as_mut() {
+            endpoint.ration(late, terms[0].service_s());
+        }
         let reason = reason.unwrap_or(match (terms[0].matched, held.candidates) {
             (_, 1) => Reason::OnlyCandidate,
             _ if held.chain.is_empty() => Reason::NoAffinity,

@@ -53,25 +53,51 @@ fn a_free_engine_never_waits() {
     }
 }
 
-#[test]
-fn hits_overtake_misses_but_by_the_limit_at_most() {
-    let settings = Settings { hold_limit_s: 8.0, ..slow() };
-    let (mut fleet, _) = fleet_of(1, settings);
+/// One endpoint with a warm prompt, busy until the returned time; a miss waits from one second on, a hit from two.
+fn busy_with_a_miss_and_a_hit(hold_limit_s: f64) -> (Fleet, f64, Decision, [HoldId; 2], Vec<u64>) {
+    let (mut fleet, _) = fleet_of(1, Settings { hold_limit_s, ..slow() });
     let warm = chain(1, 0, 40);
     let decision = go(submit(&mut fleet, &warm, 1.0));
     let end = serve(&mut fleet, decision, 40, 1.0);
     let busy = go(submit(&mut fleet, &chain(2, 0, 200), end));
     let miss = held(submit(&mut fleet, &chain(3, 0, 100), end + 1.0));
     let hit = held(submit(&mut fleet, &warm, end + 2.0));
-    let late_hit = held(submit(&mut fleet, &warm, end + 10.0));
-    let end = serve(&mut fleet, busy, 200, end);
-    let order: Vec<HoldId> = std::iter::from_fn(|| {
-        let (id, decision) = fleet.next_dispatch(at(end))?;
-        serve(&mut fleet, decision.unwrap(), 100, end);
+    (fleet, end, busy, [miss, hit], warm)
+}
+
+/// Everyone in the order of dispatch, each served at once.
+fn order_of(fleet: &mut Fleet, now: f64) -> Vec<HoldId> {
+    std::iter::from_fn(|| {
+        let (id, decision) = fleet.next_dispatch(at(now))?;
+        serve(fleet, decision.unwrap(), 100, now);
         Some(id)
     })
-    .collect();
-    assert_eq!(order, [hit, miss, late_hit]);
+    .collect()
+}
+
+#[test]
+fn hits_overtake_misses_within_the_limit() {
+    let (mut fleet, begun, busy, [miss, hit], warm) = busy_with_a_miss_and_a_hit(30.0);
+    let end = serve(&mut fleet, busy, 200, begun);
+    assert!(end < begun + 30.0);
+    let late_hit = held(submit(&mut fleet, &warm, end - 1.0));
+    assert_eq!(order_of(&mut fleet, end), [hit, late_hit, miss]);
+}
+
+/// Beyond the limit the miss goes first, and those who come next have their share of the time before another late one.
+#[test]
+fn who_waited_beyond_the_limit_goes_first_for_a_share_of_the_time() {
+    let (mut fleet, end, busy, [miss, hit], warm) = busy_with_a_miss_and_a_hit(8.0);
+    let second = held(submit(&mut fleet, &chain(5, 0, 100), end + 3.0));
+    let fresh = held(submit(&mut fleet, &warm, end + 24.0));
+    let end = serve(&mut fleet, busy, 200, end);
+    assert_eq!(order_of(&mut fleet, end), [miss, hit, fresh, second]);
+    // Negative control: without a limit to speak of, the hits come first.
+    let (mut fleet, end, busy, [miss, hit], warm) = busy_with_a_miss_and_a_hit(300.0);
+    let second = held(submit(&mut fleet, &chain(5, 0, 100), end + 3.0));
+    let fresh = held(submit(&mut fleet, &warm, end + 24.0));
+    let end = serve(&mut fleet, busy, 200, end);
+    assert_eq!(order_of(&mut fleet, end), [hit, fresh, miss, second]);
 }
 
 #[test]
