@@ -76,7 +76,9 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
         held = 0;
         match (is_get, wants_metrics, streams) {
             (true, true, _) => plain(&mut stream, METRICS).await?,
-            (true, false, _) => plain(&mut stream, "{\"object\":\"list\",\"data\":[{\"id\":\"mock\"}]}").await?,
+            (true, false, _) => {
+                plain(&mut stream, "{\"object\":\"list\",\"data\":[{\"id\":\"mock\"}]}").await?
+            }
             (false, _, true) => events(&mut stream).await?,
             (false, _, false) => plain(&mut stream, &answer(length)).await?,
         }
@@ -89,7 +91,8 @@ fn nonzero(read: usize) -> io::Result<usize> {
 
 fn content_length(head: &[u8]) -> usize {
     let head = String::from_utf8_lossy(head);
-    let line = head.lines().find(|line| line.len() > 15 && line[..15].eq_ignore_ascii_case("content-length:"));
+    let line =
+        head.lines().find(|line| line.len() > 15 && line[..15].eq_ignore_ascii_case("content-length:"));
     line.and_then(|line| line[15..].trim().parse().ok()).unwrap_or(0)
 }
 
