@@ -35,6 +35,8 @@ pub struct Entry {
     pub path: String,
     /// The pool, or nothing.
     pub pool: String,
+    /// The name of the key that was shown.
+    pub key: Option<Arc<str>>,
     /// The answer's status.
     pub status: u16,
     /// When the head had come.
@@ -91,7 +93,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let Entry { id, method, path, pool, status, arrived, decision } = &*self.entry;
+        let Entry { id, method, path, pool, key, status, arrived, decision } = &*self.entry;
         let end = match self.end {
             End::Complete => "complete",
             End::Broken => "broken",
@@ -105,6 +107,7 @@ impl Drop for Watch {
             %method,
             path,
             pool,
+            key = key.as_deref(),
             endpoint = decision.map(|d| &*d.endpoint),
             reason = decision.map(|d| d.reason),
             prompt_tokens = decision.map(|d| d.prompt_tokens),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -25,7 +25,7 @@ use crate::endpoints::EndpointCalls;
 use crate::explain::{self, NoExplanation};
 use crate::gateway::Live;
 use crate::gateway::body;
-use crate::gateway::error::GatewayError;
+use crate::gateway::error::{CHALLENGE, GatewayError};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
@@ -36,14 +36,17 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a request's head.
 const HEADER_MAX: Duration = Duration::from_secs(10);
 
+/// What orchestrators ask for without a token.
+const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 /// Every path and its method.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 7] = [
     ("/healthz", "GET"),
     ("/readyz", "GET"),
     ("/metrics", "GET"),
     ("/v1/decisions", "GET"),
     ("/v1/explain", "POST"),
     ("/v1/pass-through", "POST"),
+    ("/v1/shadow", "POST"),
 ];
 
 /// What the admin listener shows.
@@ -65,6 +68,15 @@ pub struct Admin {
 impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
+        if let Some(token) = &self.gateway.load().admin_token
+            && !OPEN_PATHS.contains(&path)
+            && let Err(no_key) = token.named(request.headers())
+        {
+            let mut response =
+                text(StatusCode::UNAUTHORIZED, format!("{no_key} (access.admin_token_file)\n"));
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+            return response;
+        }
         if EndpointCalls::serves(path) {
             return self.endpoints.answer(request).await;
         }
@@ -89,19 +101,20 @@ impl Admin {
             },
             "/metrics" => self.metrics_text(),
             "/v1/decisions" => self.last_decisions(request.uri().query()),
-            "/v1/pass-through" => self.pass_through(request.uri().query()),
+            "/v1/pass-through" => self.switch("pass-through", Pool::set_pass_through, request.uri().query()),
+            "/v1/shadow" => self.switch("shadow", Pool::set_shadow, request.uri().query()),
             _ => self.explain(request).await,
         }
     }
 
-    fn pass_through(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+    fn switch(&self, what: &str, set: fn(&Pool, bool), query: Option<&str>) -> Response<Full<Bytes>> {
         let on = match query {
             Some("on=true") => true,
             Some("on=false") => false,
             _ => return text(StatusCode::BAD_REQUEST, "the query must be on=true or on=false\n".to_owned()),
         };
-        self.pools.iter().for_each(|pool| pool.set_pass_through(on));
-        text(StatusCode::OK, format!("pass-through: {on}\n"))
+        self.pools.iter().for_each(|pool| set(pool, on));
+        text(StatusCode::OK, format!("{what}: {on}\n"))
     }
 
     fn last_decisions(&self, query: Option<&str>) -> Response<Full<Bytes>> {

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::plans::{self, Plans};
 use crate::pool::Pool;
 use crate::reload::{Parts, Reload};
+use crate::snapshot::{self, SnapshotService, Snapshots};
 
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +50,14 @@ pub enum StartError {
 }
 
 /// Runs the gateway until a signal ends it; `path` is the file of `config`, and read again when it changes.
+/// With `pass_through` requests go by load alone, whatever the file says of it.
 ///
 /// Prints `listening on http://ADDR` and `admin on http://ADDR` once both listeners are bound, so that whoever
 /// started the process with port 0 knows where it is.
 ///
 /// # Errors
 /// See [`StartError`]; once the listeners are bound, none.
-pub fn run(path: &Path, config: Config) -> Result<(), StartError> {
+pub fn run(path: &Path, config: Config, pass_through: bool) -> Result<(), StartError> {
     logging::start(&config.log, config.log_format == LogFormat::Json).map_err(StartError::Other)?;
     let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Other(e.to_string()))?);
     let files = Files::read(&config).map_err(StartError::Files)?;
@@ -64,13 +66,23 @@ pub fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let node_token = files.node_token.clone();
     let plans = Arc::new(Plans::new(plans::Settings::new(&config, node_token), Arc::clone(&metrics)));
     let pools = pools(&config, &files, &plans, &metrics)?;
-    pools.iter().for_each(|pool| pool.set_pass_through(config.routing.pass_through));
+    for pool in &pools {
+        pool.set_pass_through(config.routing.pass_through || pass_through);
+        pool.set_shadow(config.routing.shadow);
+    }
+    let snapshots = config.snapshot.as_ref().map(|config::Snapshot { file, every, max_bytes }| {
+        let settings = snapshot::Settings { file: file.clone(), every: *every, max_bytes: *max_bytes };
+        Snapshots::new(settings, pools.clone())
+    });
+    if let Some(snapshots) = &snapshots {
+        snapshots.load();
+    }
     let checks = Arc::new(HealthChecks::new(assemble::health(&config), pools.clone()));
-    let settings = assemble::gateway(&config, &shared).map_err(StartError::Other)?;
+    let settings = assemble::gateway(&config, &shared, &files).map_err(StartError::Other)?;
     let live = Arc::new(Live::from_pointee(settings));
     let listener = bind("listen", config.listen)?;
     let admin_listener = bind("admin", config.admin)?;
-    announce(&listener, &admin_listener);
+    announce((&listener, config.tls.is_some()), &admin_listener);
 
     let decisions = Arc::new(Decisions::default());
     let admin = Admin {
@@ -100,8 +112,12 @@ pub fn run(path: &Path, config: Config) -> Result<(), StartError> {
     server.add_service(background_service("admin", AdminService::new(admin, admin_listener)));
     server.add_service(background_service("health", SharedChecks(checks)));
     server.add_service(background_service("reload", reload));
+    if let Some(snapshots) = &snapshots {
+        let (snapshots, drain) = (Arc::clone(snapshots), Arc::clone(&drain));
+        server.add_service(background_service("snapshot", SnapshotService { snapshots, drain }));
+    }
     server.bootstrap();
-    server.run(RunArgs { shutdown_signal: Box::new(DrainSignals(drain)) });
+    server.run(RunArgs { shutdown_signal: Box::new(DrainSignals { drain, snapshots }) });
     Ok(())
 }
 
@@ -110,12 +126,13 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
     bound.map_err(|source| StartError::Bind { key, address, source })
 }
 
-fn announce(listener: &TcpListener, admin: &TcpListener) {
+fn announce((listener, tls): (&TcpListener, bool), admin: &TcpListener) {
     let mut out = std::io::stdout().lock();
-    for (what, listener) in [("listening", listener), ("admin", admin)] {
+    let scheme = if tls { "https" } else { "http" };
+    for (what, scheme, listener) in [("listening", scheme, listener), ("admin", "http", admin)] {
         if let Ok(address) = listener.local_addr() {
             // Nobody reading is no reason not to serve.
-            let _ = writeln!(out, "{what} on http://{address}");
+            let _ = writeln!(out, "{what} on {scheme}://{address}");
         }
     }
     let _ = out.flush();

@@ -11,8 +11,9 @@ use crate::gateway::body::{BodyBudget, BodyLimits};
 use crate::gateway::deny::DenyList;
 use crate::gateway::places::Places;
 use crate::gateway::{self, connection};
+use crate::keys::Keys;
 use crate::pool::Guards;
-use crate::{breaker, health, retry};
+use crate::{breaker, health, retry, tls};
 
 /// A file that the configuration names and that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,12 @@ pub struct Files {
     pub secret: Secret,
     /// The bearer token of the cache nodes.
     pub node_token: Option<String>,
+    /// The clients' keys.
+    pub keys: Option<Keys>,
+    /// The admin listener's token.
+    pub admin_token: Option<Keys>,
+    /// The certificate of the client listener.
+    pub tls: Option<tls::Identity>,
 }
 
 impl Files {
@@ -48,17 +55,26 @@ impl Files {
             });
         let node_token =
             read(&mut faults, "warehouse.token_file", config.warehouse.token_file.as_deref(), token);
+        let keys = read(&mut faults, "access.keys_file", config.access.keys_file.as_deref(), Keys::parse);
+        let admin_token = config.access.admin_token_file.as_deref();
+        let admin_token = read(&mut faults, "access.admin_token_file", admin_token, |bytes| {
+            token(bytes).map(|token| Keys::one("admin", &token))
+        });
+        let tls = config.tls.as_ref().and_then(|tls| identity(&mut faults, tls));
         if !faults.is_empty() {
             return Err(faults);
         }
         // Chains never leave this process without a file, so its secret need not either.
         let secret = secret.unwrap_or_else(|| Secret::derive(&rand::random::<[u8; 32]>()));
-        Ok(Self { secret, node_token })
+        Ok(Self { secret, node_token, keys, admin_token, tls })
     }
 
     /// The paths of those that are looked at again while the process runs.
     pub fn watched(config: &Config) -> Vec<PathBuf> {
-        config.warehouse.token_file.iter().cloned().collect()
+        let config::Access { keys_file, admin_token_file, .. } = &config.access;
+        let tls = config.tls.iter().flat_map(|tls| [&tls.cert_file, &tls.key_file]);
+        let others = [keys_file, admin_token_file, &config.warehouse.token_file];
+        others.into_iter().flatten().chain(tls).cloned().collect()
     }
 }
 
@@ -71,6 +87,18 @@ fn read<T>(
     let path = path?;
     let read = std::fs::read(path).map_err(|e| e.to_string()).and_then(|bytes| parse(&bytes));
     read.map_err(|reason| faults.push(FileFault { key, path: path.to_owned(), reason })).ok()
+}
+
+fn identity(faults: &mut Vec<FileFault>, config: &config::Tls) -> Option<tls::Identity> {
+    let bytes = |bytes: &[u8]| Ok(bytes.to_vec());
+    let chain = read(faults, "tls.cert_file", Some(&config.cert_file), bytes);
+    let key = read(faults, "tls.key_file", Some(&config.key_file), bytes);
+    let made = tls::Identity::new(&chain?, &key?);
+    made.map_err(|tls::BadIdentity { key, reason }| {
+        let path = if key == "tls.key_file" { &config.key_file } else { &config.cert_file };
+        faults.push(FileFault { key, path: path.clone(), reason });
+    })
+    .ok()
 }
 
 /// A bearer token, checked to be one that a header can carry.
@@ -170,7 +198,7 @@ impl Shared {
 ///
 /// # Errors
 /// The value that cannot be used.
-pub fn gateway(config: &Config, shared: &Shared) -> Result<gateway::Settings, String> {
+pub fn gateway(config: &Config, shared: &Shared, files: &Files) -> Result<gateway::Settings, String> {
     let limits = connection::Limits { header: config.timeouts.header, keepalive: config.timeouts.keepalive };
     let session_header = config.routing.session_header.parse();
     Ok(gateway::Settings {
@@ -189,5 +217,9 @@ pub fn gateway(config: &Config, shared: &Shared) -> Result<gateway::Settings, St
         answer: gateway::response::Limits { idle: config.timeouts.idle, total: config.timeouts.total },
         denied: DenyList::new(&config.access.deny, &config.access.allow),
         access_log: config.access_log,
+        keys: files.keys.clone(),
+        forward_keys: config.access.forward_keys,
+        admin_token: files.admin_token.clone(),
+        tls: files.tls.as_ref().map(|identity| tls::Acceptor::new(identity, config.timeouts.handshake)),
     })
 }

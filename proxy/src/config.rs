@@ -23,7 +23,7 @@ mod tests;
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// Where the admin plane (metrics, health, explanations) listens: a loopback address.
+    /// Where the admin plane (metrics, health, explanations) listens: a loopback address where it has no token.
     pub admin: SocketAddr,
     /// Worker threads as configured; 0 stands for one per core, see [`Config::worker_threads`].
     pub threads: usize,
@@ -37,6 +37,10 @@ pub struct Config {
     pub reload_on_change: bool,
     /// What a client may ask for.
     pub access: Access,
+    /// With what the client listener speaks TLS. Absent: it does not.
+    pub tls: Option<Tls>,
+    /// Where the index is kept over a restart. Absent: nowhere.
+    pub snapshot: Option<Snapshot>,
     /// What a client may make the proxy hold.
     pub limits: Limits,
     /// How long each step may take.
@@ -83,6 +87,32 @@ pub struct Access {
     pub deny: Vec<String>,
     /// Paths of either that are served all the same.
     pub allow: Vec<String>,
+    /// The file with the clients' keys. Absent: none is needed.
+    pub keys_file: Option<PathBuf>,
+    /// Whether engines get to see the keys.
+    pub forward_keys: bool,
+    /// The file with the admin listener's token. Absent: none is needed.
+    pub admin_token_file: Option<PathBuf>,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file with the certificate and those between it and its root.
+    pub cert_file: PathBuf,
+    /// The file with its private key.
+    pub key_file: PathBuf,
+}
+
+/// The index on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The file.
+    pub file: PathBuf,
+    /// Between two writings.
+    pub every: Duration,
+    /// Most bytes of the file.
+    pub max_bytes: u64,
 }
 
 /// What a client may make the proxy hold. Sizes in bytes.
@@ -107,6 +137,8 @@ pub struct Limits {
 /// How long each step may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// From a connection to the end of its TLS handshake.
+    pub handshake: Duration,
     /// From the first byte of a request to the end of its head.
     pub header: Duration,
     /// From the end of the head to the end of the body.
@@ -154,6 +186,8 @@ pub struct Routing {
     pub policy: Policy,
     /// Whether the policy is switched off at the start.
     pub pass_through: bool,
+    /// Whether the policy decides without being followed.
+    pub shadow: bool,
     /// Bytes of prompt per element of a prompt chain: a power of two.
     pub run_bytes: usize,
     /// Memory for the index of who holds which prefix, in bytes, for all pools together.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use larder_routing::Decision;
+use larder_routing::{Decision, Would};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -73,6 +73,7 @@ pub struct Record {
     held_s: f64,
     candidates: usize,
     runner_up: Option<RunnerUp>,
+    would: Option<Would>,
     fate: AtomicU8,
     actual_prompt_tokens: AtomicU64,
     actual_cached_tokens: AtomicU64,
@@ -102,6 +103,7 @@ impl Record {
                 cost_s: runner.cost_s,
                 matched_tokens: runner.matched_tokens,
             }),
+            would: decision.would.clone(),
             ..Self::empty(id, pool, (Arc::clone(&decision.name), decision.reason.label()))
         })
     }
@@ -128,6 +130,7 @@ impl Record {
             held_s: 0.0,
             candidates: 0,
             runner_up: None,
+            would: None,
             fate: AtomicU8::new(Fate::InFlight as u8),
             actual_prompt_tokens: AtomicU64::new(UNKNOWN),
             actual_cached_tokens: AtomicU64::new(UNKNOWN),
@@ -177,6 +180,12 @@ impl Record {
                 "endpoint": &*runner.endpoint,
                 "cost_s": runner.cost_s,
                 "matched_tokens": runner.matched_tokens,
+            })),
+            "shadow": self.would.as_ref().map(|would| json!({
+                "endpoint": &*would.name,
+                "reason": would.reason.label(),
+                "cost_s": would.cost_s,
+                "matched_tokens": would.matched_tokens,
             })),
             "fate": self.fate().label(),
             "actual_prompt_tokens": prompt,

@@ -9,6 +9,8 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::snapshot::Snapshots;
+
 /// Whether the process is ending, and how many connections still run.
 #[derive(Debug)]
 pub struct Drain {
@@ -97,8 +99,21 @@ impl Drop for Running {
 }
 
 /// Tells pingora when to stop: after a drain on SIGTERM or SIGINT, at once on a second one.
-#[derive(Debug)]
-pub struct DrainSignals(pub Arc<Drain>);
+pub struct DrainSignals {
+    /// The drain.
+    pub drain: Arc<Drain>,
+    /// What is written at its end.
+    pub snapshots: Option<Arc<Snapshots>>,
+}
+
+impl DrainSignals {
+    async fn end(&self) {
+        self.drain.run().await;
+        if let Some(snapshots) = self.snapshots.clone() {
+            let _ = tokio::task::spawn_blocking(move || snapshots.save()).await;
+        }
+    }
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for DrainSignals {
@@ -110,7 +125,7 @@ impl ShutdownSignalWatch for DrainSignals {
         };
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         tokio::select! {
-            () = self.0.run() => {}
+            () = self.end() => {}
             _ = term.recv() => tracing::warn!("second signal, not waiting"),
             _ = int.recv() => tracing::warn!("second signal, not waiting"),
         }

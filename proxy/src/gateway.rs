@@ -21,9 +21,11 @@ use pingora::server::ShutdownWatch;
 use crate::access_log::{self, Entry};
 use crate::decisions::{Decisions, Record};
 use crate::drain::Drain;
+use crate::keys::{self, Keys, NoKey};
 use crate::metrics::Metrics;
 use crate::openai::{self, Call};
 use crate::pool::Pool;
+use crate::tls;
 
 pub mod body;
 pub mod connection;
@@ -32,6 +34,7 @@ pub mod error;
 mod forward;
 pub mod head;
 pub mod interim;
+pub mod last_event;
 pub mod models;
 pub mod places;
 pub mod prompt;
@@ -71,7 +74,35 @@ pub struct Settings {
     pub denied: DenyList,
     /// Whether each request has a line in the log.
     pub access_log: bool,
+    /// Who may ask. None: everybody.
+    pub keys: Option<Keys>,
+    /// Whether engines get to see the keys.
+    pub forward_keys: bool,
+    /// Who may use the admin listener, which is told so here. None: everybody who reaches it.
+    pub admin_token: Option<Keys>,
+    /// With what connections speak TLS. None: they do not.
+    pub tls: Option<tls::Acceptor>,
 }
+
+impl Settings {
+    /// The name of the key that a request shows, where one is needed; an engine gets to see none then.
+    fn let_in(&self, head: &mut http::request::Parts) -> Result<Option<Arc<str>>, NoKey> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let named = keys.named(&head.headers);
+        if !self.forward_keys {
+            keys::remove(&mut head.headers);
+        }
+        let reads = head.method == http::Method::GET || head.method == http::Method::HEAD;
+        match named {
+            // Load balancers in front have no key.
+            Err(_) if reads && head.uri.path() == OPEN_PATH => Ok(None),
+            named => named.map(Some),
+        }
+    }
+}
+
+/// What may be asked for without a key.
+const OPEN_PATH: &str = "/health";
 
 /// The settings as they are now. A request goes by those of its beginning.
 pub type Live = ArcSwap<Settings>;
@@ -117,17 +148,26 @@ impl Gateway {
         let (mut head, body) = request.into_parts();
         let id = head::request_id(&mut head.headers, || self.ids.next());
         let logged = settings.access_log.then(|| (head.method.clone(), access_log::path(&head.uri)));
+        let messages = head.uri.path().starts_with("/v1/messages");
         let mut pool_name = "";
-        let answer = self.answer((head, body), (arrived, settings), &mut pool_name).await;
+        let shown = settings.let_in(&mut head);
+        let key = shown.as_ref().ok().cloned().flatten();
+        let answer = match shown {
+            Ok(_) => self.answer((head, body), (arrived, settings), &mut pool_name).await,
+            Err(no_key) => {
+                body::refuse(body);
+                Err(no_key.into())
+            }
+        };
         let mut response = answer.unwrap_or_else(|e| {
             tracing::debug!(id = ?id, error = %e, "refused");
-            e.response().map(GatewayBody::from)
+            e.response_for(if messages { "/v1/messages" } else { "" }).map(GatewayBody::from)
         });
         self.metrics.answered(pool_name, response.status().as_u16());
         if let Some((method, path)) = logged {
             let decision = response.extensions_mut().remove::<Arc<Record>>();
             let (pool, status) = (pool_name.to_owned(), response.status().as_u16());
-            let entry = Entry { id: id.clone(), method, path, pool, status, arrived, decision };
+            let entry = Entry { id: id.clone(), method, path, pool, key, status, arrived, decision };
             response.extensions_mut().insert(Arc::new(entry));
         }
         response.headers_mut().insert(head::REQUEST_ID, id);
@@ -190,7 +230,21 @@ impl ServerApp for Gateway {
             let gateway = Arc::clone(self);
             async move { gateway.serve(request).await }
         };
-        settings.server.serve(stream, self.drain.watch(), answer).await;
+        let mut ending = self.drain.watch();
+        match &settings.tls {
+            None => settings.server.serve(stream, ending, answer).await,
+            Some(tls) => {
+                let shaken = tokio::select! {
+                    shaken = tls.accept(stream) => shaken,
+                    // Who has not got in yet has asked for nothing.
+                    _ = ending.wait_for(|ending| *ending) => return None,
+                };
+                match shaken {
+                    Ok(stream) => settings.server.serve(stream, ending, answer).await,
+                    Err(error) => tracing::debug!(%error, "no TLS with a client"),
+                }
+            }
+        }
         drop(running);
         None
     }

@@ -11,7 +11,7 @@
 //!
 //! Beside the path: [`app`] puts the process together from a [`config`], [`health`] watches the engines,
 //! [`admin`] and [`metrics`] show what is going on, [`decisions`] and [`explain`] why, [`access_log`] tells of each
-//! request, [`drain`] ends it. What the parts are told comes from [`assemble`] and [`plans`], and [`reload`] tells them anew.
+//! request, [`keys`] and [`tls`] guard the doors, [`snapshot`] keeps the index over a restart, [`drain`] ends it. What the parts are told comes from [`assemble`] and [`plans`], and [`reload`] tells them anew.
 #![forbid(unsafe_code)]
 
 pub mod access_log;
@@ -26,6 +26,7 @@ pub mod endpoints;
 pub mod explain;
 pub mod gateway;
 pub mod health;
+pub mod keys;
 pub mod logging;
 pub mod metrics;
 pub mod openai;
@@ -33,6 +34,8 @@ pub mod plans;
 pub mod pool;
 pub mod reload;
 pub mod retry;
+pub mod snapshot;
+pub mod tls;
 pub mod upstream;
 pub mod usage;
 pub mod warehouse;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use larder_proxy::assemble::Files;
 use larder_proxy::{app, config};
 use larder_settings::EX_USAGE;
 
@@ -14,9 +15,12 @@ struct Args {
     /// The TOML configuration; config/proxy.toml in the repository explains every key
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration, print every fault, and exit (64 if there is one)
+    /// Check the configuration and the files that it names, print every fault, and exit (64 if there is one)
     #[arg(long)]
     check: bool,
+    /// Send requests by load alone until POST /v1/pass-through?on=false: no policy, no waiting, no cache node
+    #[arg(long)]
+    pass_through: bool,
 }
 
 #[expect(
@@ -33,10 +37,14 @@ fn main() -> ExitCode {
         }
     };
     if args.check {
+        if let Err(faults) = Files::read(&config) {
+            faults.iter().for_each(|fault| eprintln!("{}: {fault}", args.config.display()));
+            return ExitCode::from(EX_USAGE);
+        }
         eprintln!("{}: ok", args.config.display());
         return ExitCode::SUCCESS;
     }
-    match app::run(&args.config, config) {
+    match app::run(&args.config, config, args.pass_through) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("larder-proxy: {e}");

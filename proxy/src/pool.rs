@@ -3,35 +3,35 @@
 //! The decision itself is `larder-routing`'s, a pure state machine behind one lock that is held for microseconds:
 //! prompts are hashed before it is taken, and nothing under it waits.
 
+mod by_load;
 mod change;
 mod guard;
 mod hold;
+mod in_flight;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use larder_identity::{ChainHasher, HasherSettings, PromptChain, ToolsOrder};
 use larder_routing::{
-    Candidate, Decision, EndpointId, EndpointState, Fleet, NoEndpoint, Now, Outcome, PolicyKind,
-    RouteRequest, Settings, Ticket, Trust,
+    Candidate, Decision, EndpointId, EndpointState, ExportCursor, Fleet, NoEndpoint, Now, Outcome,
+    PolicyKind, RouteRequest, Settings, Ticket, Trust,
 };
 use parking_lot::Mutex;
 
-use crate::decisions::{Fate, Record};
-use crate::gateway::places::Place;
-use crate::gateway::response::Late;
+use crate::decisions::Record;
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::retry::RetryBudget;
 use crate::upstream::Upstream;
-use crate::usage::Usage;
 use crate::warehouse::CacheNode;
 pub use change::{ENDPOINTS_MAX, NotAdded};
 pub use guard::Guards;
 pub use hold::AdmitError;
 use hold::Waiting;
+pub use in_flight::InFlight;
 
 /// One engine instance that can be chosen.
 pub struct Endpoint {
@@ -61,6 +61,8 @@ pub struct Endpoint {
     in_flight: AtomicU32,
     /// Most requests in flight.
     max_in_flight: AtomicU32,
+    /// When it came back after a failure: milliseconds of the pool's time and one; 0: never.
+    returned: AtomicU64,
     /// The [`Trust`] last told of, as its number.
     trust: AtomicU8,
     guard: guard::Guard,
@@ -82,6 +84,7 @@ impl Endpoint {
             removed: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             max_in_flight: AtomicU32::new(plan.max_in_flight.unwrap_or(u32::MAX)),
+            returned: AtomicU64::new(0),
             trust: AtomicU8::new(Trust::Estimated as u8),
             guard: guard::Guard::new(guards.breaker),
         })
@@ -95,10 +98,6 @@ impl Endpoint {
     /// Requests in flight there.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    fn has_room(&self) -> bool {
-        self.in_flight() < self.max_in_flight.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> EndpointState {
@@ -131,9 +130,14 @@ pub struct Pool {
     pub hasher: ChainHasher,
     /// Where its chat template renders tools: pools of one order share their hashes.
     pub tools_order: ToolsOrder,
+    /// Bytes of prompt to an element of a chain.
+    pub run_bytes: u32,
     /// Changed only under the fleet's lock.
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pass_through: AtomicBool,
+    shadow: AtomicBool,
+    /// Milliseconds that a slow start takes.
+    slow_start: AtomicU64,
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
@@ -158,9 +162,6 @@ pub struct EndpointPlan {
     /// The cache node beside it, where there is one.
     pub cache_node: Option<CacheNode>,
 }
-
-/// The reason of a choice without the decision core.
-const LEAST_LOAD: &str = "least_load";
 
 /// What is asked of a pool.
 pub struct Wanted<'a> {
@@ -200,19 +201,24 @@ impl Pool {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let origin = Instant::now();
+        let slow_start = by_load::millis(settings.slow_start_s);
         let mut fleet = Fleet::new(settings);
         let enter = |plan| change::enter(&mut fleet, Now::ZERO, (plan, &model), (&metrics, guards));
         let endpoints: Vec<_> = plans.into_iter().map(enter).collect();
         metrics.pool(&model);
         let tools_order = hashing.tools_order;
+        let run_bytes = hashing.run_bytes.get().try_into().unwrap_or(u32::MAX);
         let hasher = ChainHasher::new(hashing);
         Arc::new(Self {
             model,
             aliases,
             hasher,
             tools_order,
+            run_bytes,
             endpoints: ArcSwap::from_pointee(endpoints),
             pass_through: AtomicBool::new(false),
+            shadow: AtomicBool::new(false),
+            slow_start: AtomicU64::new(slow_start),
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             origin,
@@ -239,6 +245,18 @@ impl Pool {
     /// Whether the decision core is switched off.
     pub fn passes_through(&self) -> bool {
         self.pass_through.load(Ordering::Relaxed)
+    }
+
+    /// Lets the policy decide without being followed, or be followed again. Pass-through goes before it.
+    pub fn set_shadow(&self, on: bool) {
+        if self.shadow.swap(on, Ordering::Relaxed) != on {
+            tracing::warn!(pool = self.model, on, "shadow");
+        }
+    }
+
+    /// Whether requests go by load while the policy only says what it would do.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow.load(Ordering::Relaxed)
     }
 
     /// How it chooses.
@@ -276,8 +294,11 @@ impl Pool {
         if self.passes_through() {
             return self.by_load(wanted, arrived);
         }
-        let routed = self.fleet.lock().route(&wanted.request(), self.now())?;
-        self.in_flight(routed, wanted, arrived)
+        let mut fleet = self.fleet.lock();
+        let (request, now) = (wanted.request(), self.now());
+        let routed = if self.is_shadow() { fleet.shadow(&request, now) } else { fleet.route(&request, now) };
+        drop(fleet);
+        self.in_flight(routed?, wanted, arrived)
     }
 
     fn in_flight(
@@ -294,6 +315,7 @@ impl Pool {
         let record = Record::new(wanted.id, &self.model, &decision);
         let Decision { ticket, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut in_flight = self.begin(endpoint, wanted, arrived, record);
         in_flight.ticket = Some(ticket);
         in_flight.matched_tokens = matched_tokens;
@@ -302,19 +324,7 @@ impl Pool {
         Ok(in_flight)
     }
 
-    /// The choice without the fleet: the able endpoint with the fewest requests in flight.
-    fn least_loaded(self: &Arc<Self>, wanted: &Wanted<'_>, arrived: Instant) -> Option<InFlight> {
-        let endpoints = self.endpoints.load();
-        let able = endpoints
-            .iter()
-            .filter(|e| e.takes_requests() && e.has_room() && !wanted.exclude.contains(&e.id));
-        let endpoint = able.min_by_key(|e| e.in_flight())?;
-        self.metrics.decided(&self.model, LEAST_LOAD);
-        let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
-        Some(self.begin(Arc::clone(endpoint), wanted, arrived, record))
-    }
-
-    /// Counts a request as an endpoint's load, with what is known of it without the fleet.
+    /// A request that is counted as an endpoint's load already, with what is known of it without the fleet.
     fn begin(
         self: &Arc<Self>,
         endpoint: Arc<Endpoint>,
@@ -322,7 +332,6 @@ impl Pool {
         arrived: Instant,
         record: Arc<Record>,
     ) -> InFlight {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight {
             pool: Arc::clone(self),
             probe: endpoint.guard.begin(self.origin.elapsed()),
@@ -339,6 +348,32 @@ impl Pool {
         }
     }
 
+    /// A digest of how its prompts are hashed, the secret included: chains of pools with the same one are comparable.
+    pub fn fingerprint(&self) -> u64 {
+        // Longer than the longest run, so that it has an element.
+        let body = format!("{{\"prompt\":\"{}\"}}", "larder ".repeat(1_200));
+        let chain = self.hasher.walk(larder_identity::Api::Completions, b"", body.as_bytes()).prompt;
+        let elements = chain.map(|chain| chain.elements().to_vec()).unwrap_or_default();
+        elements
+            .iter()
+            .fold(1, |sum, element| xxhash_rust::xxh3::xxh3_64_with_seed(&element.to_le_bytes(), sum))
+    }
+
+    /// What is believed of who holds what, see [`Fleet::export`].
+    pub fn export_index(
+        &self,
+        from: ExportCursor,
+        most: usize,
+        each: impl FnMut(&str, &[u64]),
+    ) -> Option<ExportCursor> {
+        self.fleet.lock().export(from, most, each)
+    }
+
+    /// Takes what an endpoint was believed to hold once as what it holds now.
+    pub fn remember_held(&self, endpoint: &Endpoint, elements: &[u64], run_bytes: u32) {
+        self.fleet.lock().remember_held(endpoint.id, elements, run_bytes);
+    }
+
     /// What [`Pool::route`] would weigh, the cheapest first. Changes nothing.
     pub fn explain(&self, wanted: &Wanted<'_>) -> Vec<Candidate> {
         self.fleet.lock().explain(&wanted.request(), self.now())
@@ -352,6 +387,7 @@ impl Pool {
         if healthy {
             tracing::info!(pool = self.model, endpoint = endpoint.name, "endpoint is back");
             self.fleet.lock().returned(endpoint.id, self.now());
+            self.note_return(endpoint);
         }
         self.update_state(endpoint);
     }
@@ -438,149 +474,4 @@ fn lists(endpoint: &Endpoint, name: &str) -> bool {
 
 fn gauge(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
-}
-
-/// A request that counts as an endpoint's load. However it goes, the load is released exactly once.
-pub struct InFlight {
-    pool: Arc<Pool>,
-    endpoint: Arc<Endpoint>,
-    /// Whether its end tells the breaker if the endpoint is well again.
-    probe: bool,
-    /// None where it was chosen without the fleet.
-    ticket: Option<Ticket>,
-    settled: bool,
-    arrived: Instant,
-    matched_tokens: u64,
-    missing_tokens: u64,
-    held: Duration,
-    has_prompt: bool,
-    place: Option<Place>,
-    record: Arc<Record>,
-}
-
-impl InFlight {
-    /// Whether a cache node may be asked for what the endpoint lacks.
-    pub fn may_stage(&self) -> bool {
-        !self.pool.passes_through()
-    }
-
-    /// Keeps its place among all requests until it goes.
-    pub fn keep(&mut self, place: Option<Place>) {
-        self.place = place;
-    }
-
-    /// The decision that sent it there.
-    pub fn record(&self) -> &Arc<Record> {
-        &self.record
-    }
-
-    /// Prompt tokens that the endpoint is expected to hold.
-    pub fn matched_tokens(&self) -> u64 {
-        self.matched_tokens
-    }
-
-    /// Prompt tokens that the endpoint is expected not to hold.
-    pub fn missing_tokens(&self) -> u64 {
-        self.missing_tokens
-    }
-
-    /// When its request's head came.
-    pub fn arrived(&self) -> Instant {
-        self.arrived
-    }
-
-    /// How long it was held back.
-    pub fn held(&self) -> Duration {
-        self.held
-    }
-
-    /// Tokens of the prompt were staged for the endpoint: finding them says nothing about its own cache.
-    pub fn staged(&self, tokens: u64) {
-        self.endpoint.metrics.staged_tokens.inc_by(tokens);
-        if tokens > 0
-            && let Some(ticket) = &self.ticket
-        {
-            self.pool.fleet.lock().staged(ticket);
-        }
-    }
-
-    /// Where the request went.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// The first token of a streamed answer came.
-    pub fn first_token(&self) {
-        self.pool.metrics.first_token(&self.pool.model, self.arrived.elapsed());
-        if let Some(ticket) = &self.ticket {
-            self.pool.change(|fleet, now| fleet.first_token(ticket, now));
-        }
-    }
-
-    /// The answer came to its end.
-    pub fn completed(mut self, usage: Option<Usage>) {
-        self.judge(true);
-        let m = &self.endpoint.metrics;
-        match usage {
-            Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) => {
-                m.prompt_tokens.inc_by(prompt_tokens);
-                m.actual_cached_tokens.inc_by(cached);
-                m.predicted_cached_tokens.inc_by(self.matched_tokens.min(prompt_tokens));
-            }
-            _ if self.has_prompt => m.usage_missing.inc(),
-            _ => {}
-        }
-        if let Some(usage) = &usage {
-            self.record.used(usage);
-        }
-        let usage = usage.map(|u| larder_routing::Usage {
-            prompt_tokens: u.prompt_tokens,
-            cached_tokens: u.cached_tokens,
-        });
-        self.settle(Outcome::Completed { usage }, Fate::Completed);
-    }
-
-    /// The engine answered with an error, or could not be reached: it did nothing for the prompt.
-    pub fn failed(mut self) {
-        self.settle(Outcome::FailedBeforeFirstByte, Fate::Failed);
-    }
-
-    /// The answer broke off.
-    pub fn broken(mut self, error: &(dyn std::error::Error + 'static)) {
-        let m = &self.endpoint.metrics;
-        match error.downcast_ref() {
-            Some(Late::Stalled { .. }) => m.stalled.inc(),
-            Some(Late::TooLong { .. }) => m.too_long.inc(),
-            None => m.broken_answers.inc(),
-        }
-        // A long answer is no fault of the endpoint.
-        if !matches!(error.downcast_ref(), Some(Late::TooLong { .. })) {
-            self.judge(false);
-        }
-        tracing::warn!(endpoint = self.endpoint.name, %error, "the answer broke off");
-        self.settle(Outcome::Aborted, Fate::Broken);
-    }
-
-    fn settle(&mut self, outcome: Outcome, fate: Fate) {
-        if !std::mem::replace(&mut self.settled, true) {
-            self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
-            self.record.settle(fate);
-            self.place = None;
-            if std::mem::take(&mut self.probe) {
-                self.endpoint.guard.probe_lost(self.pool.origin.elapsed());
-            }
-        }
-        if let Some(ticket) = self.ticket.take() {
-            self.pool.settle(ticket, outcome, &self.endpoint);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.pool.metrics.client_aborts.inc();
-            self.settle(Outcome::Aborted, Fate::Aborted);
-        }
-    }
 }

@@ -80,7 +80,7 @@ impl Inner {
     /// Reads the file and puts it into force, or says all that is wrong with it.
     fn reload(&self, why: &str) {
         let result = self.try_reload();
-        self.parts.metrics.reloaded(result.is_ok());
+        let applied = result.is_ok();
         match result {
             Ok(Applied { added, removed, restart }) => {
                 tracing::info!(why, added, removed, "configuration read again and in force");
@@ -96,6 +96,7 @@ impl Inner {
                 tracing::error!(faults = faults.len(), "the old configuration stays in force");
             }
         }
+        self.parts.metrics.reloaded(applied);
     }
 
     fn try_reload(&self) -> Result<Applied, Vec<String>> {
@@ -103,12 +104,16 @@ impl Inner {
             let file = self.path.display();
             faults.list().iter().map(|fault| format!("{file}: {fault}")).collect::<Vec<_>>()
         })?;
-        let files = Files::read(&next)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let read = |config: &Config| {
+            Files::read(config).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        // Also those that only a restart would take: what would not start then is refused now.
+        read(&next)?;
         let mut current = self.current.lock();
         let (next, restart) = change::in_force(&current, next);
+        let files = read(&next)?;
         let changes = change::pools(&current, &next);
-        let settings = assemble::gateway(&next, &self.parts.shared).map_err(|why| vec![why])?;
+        let settings = assemble::gateway(&next, &self.parts.shared, &files).map_err(|why| vec![why])?;
         let refused: Vec<String> = changes.iter().filter_map(|change| self.refused(change)).collect();
         if !refused.is_empty() {
             return Err(refused);
@@ -162,6 +167,9 @@ impl Inner {
             pool.retune(assemble::routing(new), assemble::guards(new));
             if old.routing.pass_through != new.routing.pass_through {
                 pool.set_pass_through(new.routing.pass_through);
+            }
+            if old.routing.shadow != new.routing.shadow {
+                pool.set_shadow(new.routing.shadow);
             }
             for endpoint in pool.endpoints().iter() {
                 endpoint.upstream.set_limits(settings.limits(&pool.model));

@@ -73,6 +73,11 @@ impl UsageScanner {
         self.tail.extend_from_slice(data);
     }
 
+    /// The end of the answer so far.
+    pub fn tail(&self) -> &[u8] {
+        &self.tail
+    }
+
     /// The usage that the answer ended with, if it had one.
     pub fn finish(&self) -> Option<Usage> {
         let mut end = self.tail.len();

@@ -121,6 +121,35 @@ async fn one_more_than_the_proxy_may_have_is_told_to_come_again() {
     proxy.becomes_idle().await;
 }
 
+/// Six requests that stay, after one of two engines came back.
+async fn wave_after_return(routing: &str) -> Vec<f64> {
+    let engines = [Engine::start(&["--time-scale=1000"]), Engine::start(&["--time-scale=1000"])];
+    let checks = "[health]\ninterval = \"50ms\"\nunhealthy_after = 1\n";
+    let extra = format!("{checks}[routing]\n{routing}");
+    let proxy = Proxy::start(&[&engines[0], &engines[1]], &extra).await;
+    engines[1].fault(json!({"kind": "refuse", "delay_s": 2.0})).await;
+    proxy.metric_becomes("larder_endpoint_up", &[], 1.0).await;
+    proxy.metric_becomes("larder_endpoint_up", &[], 2.0).await;
+    let mut all = Vec::new();
+    for n in 0..6 {
+        all.push(stays(&proxy, &engines, n).await);
+    }
+    let mut at = Vec::new();
+    for engine in &engines {
+        at.push(proxy.metric(IN_FLIGHT, &[&engine.name()]).await);
+    }
+    at
+}
+
+#[tokio::test]
+async fn an_engine_that_comes_back_is_not_given_all_at_once() {
+    for mode in ["policy = \"round_robin\"\n", "pass_through = true\n", "shadow = true\n"] {
+        assert_eq!(wave_after_return(&format!("{mode}slow_start = \"1h\"\n")).await, [5.0, 1.0], "{mode}");
+        // The negative control.
+        assert_eq!(wave_after_return(&format!("{mode}slow_start = \"0s\"\n")).await, [3.0, 3.0], "{mode}");
+    }
+}
+
 #[tokio::test]
 async fn the_first_byte_has_its_limit_by_model() {
     let engines = [Engine::start(&[]), Engine::start(&[])];

@@ -110,12 +110,12 @@ impl Program {
         Self { child, lines, log, logging: Some(logging), name: name.to_owned() }
     }
 
-    /// Waits for the line `WHAT on http://ADDR` and returns the address.
+    /// Waits for the line `WHAT on http://ADDR` (or https) and returns the address.
     ///
     /// # Panics
     /// If the program does not say so in time.
     pub fn address(&self, what: &str) -> SocketAddr {
-        let prefix = format!("{what} on http://");
+        let prefix = format!("{what} on ");
         let until = Instant::now() + START_MAX;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -123,8 +123,9 @@ impl Program {
                 .lines
                 .recv_timeout(left)
                 .unwrap_or_else(|e| panic!("{} did not say where it listens ({what}): {e}", self.name));
-            if let Some(address) = line.strip_prefix(&prefix) {
-                return address.trim().parse().expect("an address after `on http://`");
+            if let Some((_scheme, address)) = line.strip_prefix(&prefix).and_then(|url| url.split_once("://"))
+            {
+                return address.trim().parse().expect("an address after `://`");
             }
         }
     }

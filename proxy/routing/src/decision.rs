@@ -54,11 +54,13 @@ pub enum Reason {
     RoundRobin,
     /// It was held for another endpoint, and this one was idle first.
     Stolen,
+    /// By load, while the policy only says what it would do.
+    Shadow,
 }
 
 impl Reason {
     /// Every reason, for tables of metrics.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::OnlyCandidate,
         Reason::PrefixHit,
         Reason::Spill,
@@ -68,6 +70,7 @@ impl Reason {
         Reason::PromptHash,
         Reason::RoundRobin,
         Reason::Stolen,
+        Reason::Shadow,
     ];
 
     /// The label used in metrics and logs.
@@ -82,6 +85,7 @@ impl Reason {
             Reason::PromptHash => "prompt_hash",
             Reason::RoundRobin => "round_robin",
             Reason::Stolen => "stolen",
+            Reason::Shadow => "shadow",
         }
     }
 }
@@ -135,6 +139,21 @@ pub struct Decision {
     pub runner_up: Option<Runner>,
     /// How many endpoints could have taken it.
     pub candidates: usize,
+    /// In the shadow: what the policy would have done.
+    pub would: Option<Would>,
+}
+
+/// What a policy would have done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Would {
+    /// Where it would have sent the request.
+    pub name: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+    /// Its cost, in the policy's seconds.
+    pub cost_s: f64,
+    /// Prompt tokens expected in its cache.
+    pub matched_tokens: u64,
 }
 
 /// No endpoint can take a request.

@@ -1,5 +1,6 @@
 //! All mutable state of one pool.
 
+mod export;
 mod fetch;
 mod finish;
 mod hold;
@@ -7,7 +8,9 @@ mod report;
 mod requests;
 mod room;
 mod route;
+mod shadow;
 
+pub use export::ExportCursor;
 pub use fetch::{Fetched, LinkSpec};
 pub use hold::{QueueFull, SubmitError, Submitted};
 use requests::Requests;

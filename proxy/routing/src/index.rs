@@ -27,11 +27,13 @@
 
 mod enter;
 mod evict;
+mod export;
 mod list;
 mod merge;
 mod query;
 mod release;
 
+pub(crate) use export::Cursor;
 use hashbrown::HashTable;
 use list::{Lane, Link, List, NONE};
 

@@ -70,10 +70,11 @@ mod stats;
 mod time;
 mod trust;
 
-pub use decision::{Decision, NoEndpoint, Outcome, Reason, RouteRequest, Runner, Ticket, Usage};
+pub use decision::{Decision, NoEndpoint, Outcome, Reason, RouteRequest, Runner, Ticket, Usage, Would};
 pub use endpoint::{EndpointId, EndpointState};
-pub use fleet::{Fetched, Fleet, LinkSpec, MAX_CHAIN, QueueFull, SubmitError, Submitted};
+pub use fleet::{ExportCursor, Fetched, Fleet, LinkSpec, MAX_CHAIN, QueueFull, SubmitError, Submitted};
 pub use hold::HoldId;
+pub use ramp::cap as slow_start_most;
 pub use settings::{PolicyKind, Settings, UnknownPolicy};
 pub use stats::{Candidate, EndpointStats, FleetStats, Refused};
 pub use time::Now;

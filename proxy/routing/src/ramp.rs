@@ -8,7 +8,7 @@
 /// each. `None`: its start is over, after `window_s` seconds.
 ///
 /// At least 1, never falling with time, and at the end what the others have and one more.
-pub(crate) fn cap(since_s: f64, window_s: f64, mean_in_flight: f64) -> Option<u32> {
+pub fn cap(since_s: f64, window_s: f64, mean_in_flight: f64) -> Option<u32> {
     let share = since_s.max(0.0) / window_s;
     // Not for a window of zero, or one that is no number.
     if !(0.0..1.0).contains(&share) {

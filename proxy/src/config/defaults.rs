@@ -14,7 +14,7 @@ const GIB: u64 = 1 << 30;
 
 /// Every address: a proxy that only its own host can reach is the rarer wish.
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
-/// Loopback: the admin plane has no authentication of its own yet.
+/// Loopback: without a token everybody who reaches it may do everything.
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 /// One per core: the work is parsing and hashing, and nothing in it blocks.
 pub(super) const THREADS: u64 = 0;
@@ -41,6 +41,8 @@ pub(super) const MAX_IN_FLIGHT: u64 = 16_384;
 /// The most requests an engine usually runs in one batch: beyond it connections would idle for good.
 pub(super) const UPSTREAM_IDLE_PER_ENDPOINT: u64 = 256;
 
+/// Two round trips; a slow line and a busy host may need seconds.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A head is one packet or a few; longer means a stalled or hostile client.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest body over a line of 5 Mbit/s.
@@ -77,6 +79,8 @@ pub(super) const BREAKER_OPEN_MAX: Duration = Duration::from_secs(60);
 pub(super) const POLICY: Policy = Policy::Larder;
 /// A switch for bad days.
 pub(super) const PASS_THROUGH: bool = false;
+/// A trial before the first real use.
+pub(super) const SHADOW: bool = false;
 /// About 128 tokens: a few engine blocks, fine enough to place the end of a shared prefix.
 pub(super) const RUN_BYTES: u64 = 512;
 /// 500k tokens of KV cache are about 4,000 runs of text. Taking 64 bytes for each, an endpoint needs 256 kB, so this
@@ -122,6 +126,13 @@ pub(super) const METRICS_PATH: &str = "/metrics";
 
 /// The headers reveal endpoint names to clients, but without them nobody sees why a request was slow.
 pub(super) const RESPONSE_HEADERS: bool = true;
+
+/// What a crash forgets at most; writing takes a moment of one core.
+pub(super) const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
+/// As much as the index itself may take.
+pub(super) const SNAPSHOT_MAX: u64 = 256 * MIB;
+/// Keys are for the gateway, and what engines are told they may log.
+pub(super) const FORWARD_KEYS: bool = false;
 
 /// What most chat templates do.
 pub(super) const TOOLS_ORDER: ToolsOrder = ToolsOrder::BeforeSystem;

@@ -16,6 +16,8 @@ pub(super) struct RawConfig {
     pub(super) access_log: Option<bool>,
     pub(super) reload_on_change: Option<bool>,
     pub(super) access: RawAccess,
+    pub(super) tls: RawTls,
+    pub(super) snapshot: RawSnapshot,
     pub(super) limits: RawLimits,
     pub(super) timeouts: RawTimeouts,
     pub(super) retry: RawRetry,
@@ -38,6 +40,8 @@ impl RawConfig {
             access_log: root.bool("access_log"),
             reload_on_change: root.bool("reload_on_change"),
             access: root.table("access", RawAccess::read),
+            tls: root.table("tls", RawTls::read),
+            snapshot: root.table("snapshot", RawSnapshot::read),
             limits: root.table("limits", RawLimits::read),
             timeouts: root.table("timeouts", RawTimeouts::read),
             retry: root.table("retry", RawRetry::read),
@@ -54,11 +58,47 @@ impl RawConfig {
 pub(super) struct RawAccess {
     pub(super) deny: Option<Vec<String>>,
     pub(super) allow: Option<Vec<String>>,
+    pub(super) keys_file: Option<String>,
+    pub(super) forward_keys: Option<bool>,
+    pub(super) admin_token_file: Option<String>,
 }
 
 impl RawAccess {
     fn read(access: &mut Reader<'_>) -> Self {
-        Self { deny: access.strings("deny"), allow: access.strings("allow") }
+        Self {
+            deny: access.strings("deny"),
+            allow: access.strings("allow"),
+            keys_file: access.string("keys_file"),
+            forward_keys: access.bool("forward_keys"),
+            admin_token_file: access.string("admin_token_file"),
+        }
+    }
+}
+
+pub(super) struct RawTls {
+    pub(super) cert_file: Option<String>,
+    pub(super) key_file: Option<String>,
+}
+
+impl RawTls {
+    fn read(tls: &mut Reader<'_>) -> Self {
+        Self { cert_file: tls.string("cert_file"), key_file: tls.string("key_file") }
+    }
+}
+
+pub(super) struct RawSnapshot {
+    pub(super) file: Option<String>,
+    pub(super) every: Option<Duration>,
+    pub(super) max_size: Option<u64>,
+}
+
+impl RawSnapshot {
+    fn read(snapshot: &mut Reader<'_>) -> Self {
+        Self {
+            file: snapshot.string("file"),
+            every: snapshot.duration("every", defaults::TIMEOUT_RANGE),
+            max_size: snapshot.size("max_size", defaults::INDEX_RANGE),
+        }
     }
 }
 
@@ -88,6 +128,7 @@ impl RawLimits {
 }
 
 pub(super) struct RawTimeouts {
+    pub(super) handshake: Option<Duration>,
     pub(super) header: Option<Duration>,
     pub(super) body: Option<Duration>,
     pub(super) connect: Option<Duration>,
@@ -101,6 +142,7 @@ pub(super) struct RawTimeouts {
 impl RawTimeouts {
     fn read(timeouts: &mut Reader<'_>) -> Self {
         Self {
+            handshake: timeouts.duration("handshake", defaults::TIMEOUT_RANGE),
             header: timeouts.duration("header", defaults::TIMEOUT_RANGE),
             body: timeouts.duration("body", defaults::TIMEOUT_RANGE),
             connect: timeouts.duration("connect", defaults::TIMEOUT_RANGE),
@@ -148,6 +190,7 @@ impl RawBreaker {
 pub(super) struct RawRouting {
     pub(super) policy: Option<Policy>,
     pub(super) pass_through: Option<bool>,
+    pub(super) shadow: Option<bool>,
     pub(super) run_bytes: Option<u64>,
     pub(super) index: Option<u64>,
     pub(super) secret_file: Option<String>,
@@ -168,6 +211,7 @@ impl RawRouting {
         Self {
             policy: routing.one_of("policy", &Policy::NAMES),
             pass_through: routing.bool("pass_through"),
+            shadow: routing.bool("shadow"),
             run_bytes: routing.uint("run_bytes", defaults::RUN_BYTES_RANGE),
             index: routing.size("index", defaults::INDEX_RANGE),
             secret_file: routing.string("secret_file"),

@@ -80,7 +80,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
             "log" | "routing.session_header" => "\"other\"",
             "health.path" | "health.metrics_path" => "\"/other\"",
             "response.headers" | "reload_on_change" => "false",
-            "access_log" | "routing.pass_through" => "true",
+            "access_log" | "routing.pass_through" | "routing.shadow" | "access.forward_keys" => "true",
             "access.deny" | "access.allow" => "[\"/x\"]",
             "routing.run_bytes" => "1024",
             "limits.max_body"
@@ -109,7 +109,7 @@ fn negative_control_a_documented_value_that_is_not_the_default_is_noticed() {
 #[test]
 fn what_the_full_file_comments_out_is_valid_too() {
     let optional: BTreeSet<usize> = mentions(FULL).iter().filter(|it| !it.live).map(|it| it.line).collect();
-    assert_eq!(optional.len(), 8);
+    assert_eq!(optional.len(), 15);
     let lines = FULL.lines().enumerate();
     let text: String = lines
         .map(|(at, line)| format!("{}\n", if optional.contains(&at) { &line[2..] } else { line }))
@@ -118,6 +118,16 @@ fn what_the_full_file_comments_out_is_valid_too() {
     assert_eq!(config.routing.secret_file.as_deref(), Some(Path::new("/etc/larder/secret")));
     assert_eq!(config.routing.seed, Some(42));
     assert_eq!(config.warehouse.token_file.as_deref(), Some(Path::new("/etc/larder/node-token")));
+    let snapshot = Snapshot {
+        file: "/var/lib/larder/index".into(),
+        every: Duration::from_secs(60),
+        max_bytes: 256 << 20,
+    };
+    assert_eq!(config.snapshot, Some(snapshot));
+    let tls = Tls { cert_file: "/etc/larder/cert.pem".into(), key_file: "/etc/larder/key.pem".into() };
+    assert_eq!(config.tls, Some(tls));
+    assert_eq!(config.access.keys_file.as_deref(), Some(Path::new("/etc/larder/keys")));
+    assert_eq!(config.access.admin_token_file.as_deref(), Some(Path::new("/etc/larder/admin-token")));
     let endpoint = &config.pools[0].endpoints[0];
     assert_eq!((endpoint.name.as_str(), endpoint.kv_tokens), ("gpu-1", Some(500_000)));
     assert_eq!(
@@ -161,6 +171,7 @@ fn values_arrive_where_they_belong() {
     let expected = Timeouts {
         idle: good(MINIMAL).timeouts.idle,
         total: good(MINIMAL).timeouts.total,
+        handshake: good(MINIMAL).timeouts.handshake,
         header: Duration::from_secs(1),
         body: Duration::from_secs(2),
         connect: Duration::from_millis(3),

@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use larder_settings::{Report, format_size};
 
 use super::raw::{
-    RawAccess, RawBreaker, RawConfig, RawHealth, RawLimits, RawRetry, RawRouting, RawTimeouts, RawWarehouse,
+    RawAccess, RawBreaker, RawConfig, RawHealth, RawLimits, RawRetry, RawRouting, RawSnapshot, RawTimeouts,
+    RawTls, RawWarehouse,
 };
 use super::{
-    Access, Breaker, Config, Health, Limits, Response, Retry, Routing, Timeouts, Warehouse, defaults,
+    Access, Breaker, Config, Health, Limits, Response, Retry, Routing, Snapshot, Timeouts, Tls, Warehouse,
+    defaults,
 };
 pub(super) use pools::lone_endpoint;
 
@@ -25,7 +27,7 @@ const MAX_NAME_CHARS: usize = 128;
 pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
     let listen = raw.listen.unwrap_or(defaults::LISTEN);
     let admin = raw.admin.unwrap_or(defaults::ADMIN);
-    check_addresses(listen, admin, report);
+    check_addresses(listen, admin, raw.access.admin_token_file.is_some(), report);
     let log = raw.log.unwrap_or_else(|| defaults::LOG.to_owned());
     if log.trim().is_empty() {
         report.fault("log", "is empty").hint("write \"off\" to log nothing");
@@ -39,6 +41,8 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         log_format: raw.log_format.unwrap_or(defaults::LOG_FORMAT),
         access_log: raw.access_log.unwrap_or(defaults::ACCESS_LOG),
         access: access(raw.access, report),
+        tls: tls(raw.tls, report),
+        snapshot: snapshot(raw.snapshot, raw.routing.secret_file.is_some(), report),
         limits: limits(&raw.limits, report),
         timeouts: timeouts(&raw.timeouts),
         retry: retry(&raw.retry),
@@ -51,12 +55,13 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
     }
 }
 
-fn check_addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
+fn check_addresses(listen: SocketAddr, admin: SocketAddr, has_token: bool, report: &mut Report) {
     check_overlap(listen, admin, report);
-    if !admin.ip().is_loopback() {
+    if !admin.ip().is_loopback() && !has_token {
+        let port = admin.port();
         report
-            .fault("admin", "the admin plane has no authentication, so it must not leave this host")
-            .hint(format!("write \"127.0.0.1:{}\" or \"[::1]:{}\"", admin.port(), admin.port()));
+            .fault("admin", "without a token the admin plane must not leave this host")
+            .hint(format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\", or set access.admin_token_file"));
     }
 }
 
@@ -68,7 +73,58 @@ fn access(raw: RawAccess, report: &mut Report) -> Access {
         }
         paths
     };
-    Access { deny: paths("access.deny", raw.deny), allow: paths("access.allow", raw.allow) }
+    Access {
+        deny: paths("access.deny", raw.deny),
+        allow: paths("access.allow", raw.allow),
+        keys_file: file("access.keys_file", raw.keys_file, report),
+        forward_keys: raw.forward_keys.unwrap_or(defaults::FORWARD_KEYS),
+        admin_token_file: file("access.admin_token_file", raw.admin_token_file, report),
+    }
+}
+
+/// The path of a file, which may be absent but not empty.
+fn file(key: &str, path: Option<String>, report: &mut Report) -> Option<PathBuf> {
+    if path.as_ref().is_some_and(String::is_empty) {
+        report.fault(key, "is empty").hint("name a file, or remove the key");
+    }
+    path.map(PathBuf::from)
+}
+
+fn tls(raw: RawTls, report: &mut Report) -> Option<Tls> {
+    let cert_file = file("tls.cert_file", raw.cert_file, report);
+    let key_file = file("tls.key_file", raw.key_file, report);
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file }),
+        (None, None) => None,
+        (cert_file, _) => {
+            let lacks = if cert_file.is_none() { "tls.cert_file" } else { "tls.key_file" };
+            report
+                .fault_in("tls", lacks, "is required beside the other")
+                .hint("TLS needs a certificate and its key");
+            None
+        }
+    }
+}
+
+fn snapshot(raw: RawSnapshot, has_secret: bool, report: &mut Report) -> Option<Snapshot> {
+    let Some(path) = file("snapshot.file", raw.file, report) else {
+        for key in ["snapshot.every", "snapshot.max_size"] {
+            if report.is_written(key) {
+                report.fault(key, "does nothing without snapshot.file").hint("name a file, or remove it");
+            }
+        }
+        return None;
+    };
+    if !has_secret && !report.has_fault("routing.secret_file") {
+        report
+            .fault("snapshot.file", "is of no use without routing.secret_file")
+            .hint("a restart would draw another secret, under which all prompts have other names");
+    }
+    Some(Snapshot {
+        file: path,
+        every: raw.every.unwrap_or(defaults::SNAPSHOT_EVERY),
+        max_bytes: raw.max_size.unwrap_or(defaults::SNAPSHOT_MAX),
+    })
 }
 
 fn check_overlap(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
@@ -116,6 +172,7 @@ fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
 
 fn timeouts(raw: &RawTimeouts) -> Timeouts {
     Timeouts {
+        handshake: raw.handshake.unwrap_or(defaults::HANDSHAKE_TIMEOUT),
         header: raw.header.unwrap_or(defaults::HEADER_TIMEOUT),
         body: raw.body.unwrap_or(defaults::BODY_TIMEOUT),
         connect: raw.connect.unwrap_or(defaults::CONNECT_TIMEOUT),
@@ -167,6 +224,7 @@ fn routing(raw: RawRouting, report: &mut Report) -> Routing {
     Routing {
         policy: raw.policy.unwrap_or(defaults::POLICY),
         pass_through: raw.pass_through.unwrap_or(defaults::PASS_THROUGH),
+        shadow: raw.shadow.unwrap_or(defaults::SHADOW),
         run_bytes: to_usize(run_bytes),
         index_bytes: to_usize(raw.index.unwrap_or(defaults::INDEX)),
         secret_file: raw.secret_file.map(PathBuf::from),

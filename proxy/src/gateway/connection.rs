@@ -21,8 +21,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pingora::protocols::Stream;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 
 use super::interim::{ClientIo, Interim};
@@ -70,8 +69,9 @@ impl Server {
 
     /// Serves the requests of one connection with `answer`, until the client goes, a limit is passed, or `ending`
     /// turns true and the last answer is out.
-    pub async fn serve<F, R>(&self, mut stream: Stream, mut ending: watch::Receiver<bool>, answer: F)
+    pub async fn serve<S, F, R>(&self, mut stream: S, mut ending: watch::Receiver<bool>, answer: F)
     where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Fn(Request<Incoming>) -> R,
         R: Future<Output = Response<GatewayBody>> + Send + 'static,
     {
@@ -119,7 +119,7 @@ impl Server {
 }
 
 /// Reads what tells the protocol version: the preface of HTTP/2, or the first bytes that are not it.
-async fn read_opening(stream: &mut Stream) -> io::Result<BytesMut> {
+async fn read_opening(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<BytesMut> {
     let mut first = BytesMut::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
         let mut limited = stream.take((PREFACE.len() - first.len()) as u64);

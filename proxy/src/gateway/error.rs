@@ -1,12 +1,16 @@
 //! Every refusal of the gateway, as the OpenAI API words it.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
 use super::body::BodyError;
+use crate::keys::NoKey;
 use crate::upstream::UpstreamError;
+
+/// What a 401 asks for (RFC 6750, section 3).
+pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"larder\"");
 
 /// Why the gateway itself answers, instead of an engine.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +18,9 @@ pub enum GatewayError {
     /// The body was not taken.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// The request shows no key that is known.
+    #[error(transparent)]
+    Key(#[from] NoKey),
     /// No pool serves the model.
     #[error("the model `{model}` is not served here; known models: {known}")]
     UnknownModel {
@@ -94,6 +101,7 @@ impl GatewayError {
             }
             Self::Body(BodyError::Slow { .. }) => (StatusCode::REQUEST_TIMEOUT, CLIENT, "body_timeout"),
             Self::Body(BodyError::Broken(_)) => (StatusCode::BAD_REQUEST, CLIENT, "body_unreadable"),
+            Self::Key(_) => (StatusCode::UNAUTHORIZED, CLIENT, "invalid_api_key"),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, CLIENT, "model_not_found"),
             Self::NoModel { .. } => (StatusCode::BAD_REQUEST, CLIENT, "model_missing"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
@@ -131,13 +139,27 @@ impl GatewayError {
         }
     }
 
-    /// The answer: `{"error": {"message", "type", "param", "code"}}`.
+    /// The answer to a request for `path`, in the form of its API: Anthropic's below `/v1/messages`, else OpenAI's.
+    pub fn response_for(&self, path: &str) -> Response<Full<Bytes>> {
+        if !path.starts_with("/v1/messages") {
+            return self.response();
+        }
+        let (status, _, code) = self.terms();
+        let error = serde_json::json!({"type": anthropic(status), "message": self.to_string(), "code": code});
+        self.with_body(&serde_json::json!({"type": "error", "error": error}))
+    }
+
+    /// The answer in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
     pub fn response(&self) -> Response<Full<Bytes>> {
-        let (status, kind, code) = self.terms();
+        let (_, kind, code) = self.terms();
         let param = matches!(self, Self::UnknownModel { .. } | Self::NoModel { .. }).then_some("model");
-        let body = serde_json::json!({
+        self.with_body(&serde_json::json!({
             "error": {"message": self.to_string(), "type": kind, "param": param, "code": code}
-        });
+        }))
+    }
+
+    fn with_body(&self, body: &serde_json::Value) -> Response<Full<Bytes>> {
+        let status = self.terms().0;
         let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -147,6 +169,23 @@ impl GatewayError {
         if let Some(allowed) = self.allowed() {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         }
+        if matches!(self, Self::Key(_)) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
         response
+    }
+}
+
+/// Anthropic's word for a status (<https://docs.anthropic.com/en/api/errors>).
+fn anthropic(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
     }
 }

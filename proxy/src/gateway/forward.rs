@@ -12,7 +12,7 @@ use super::error::GatewayError;
 use super::interim::Interim;
 use super::response::{EngineBody, Form, GatewayBody};
 use super::splice::{RequestBody, splice};
-use super::{Gateway, Prompt, Settings, Whole, head, upgrade};
+use super::{Gateway, Prompt, Settings, Whole, head, last_event, upgrade};
 use crate::pool::{AdmitError, InFlight, Pool, Wanted};
 use crate::upstream::{Connection, SendFailed, UpstreamError};
 use crate::warehouse::Staged;
@@ -77,7 +77,8 @@ impl Gateway {
                     {
                         return Ok(upgrade::join(response, client, in_flight, &self.drain));
                     }
-                    return Ok(to_client(response, (in_flight, connection), &settings, staged));
+                    let form = last_event::Form::of(prompt.api);
+                    return Ok(to_client(response, (in_flight, connection), (&settings, form), staged));
                 }
                 Err(SendFailed { error, unsent }) => {
                     exclude.push(endpoint.id);
@@ -131,7 +132,9 @@ async fn choose_among(
         return pool.admit(wanted, arrived).await;
     }
     match pool.route(wanted, arrived) {
-        Err(why) if why.full > 0 && !pool.passes_through() => pool.admit(wanted, arrived).await,
+        Err(why) if why.full > 0 && !pool.passes_through() && !pool.is_shadow() => {
+            pool.admit(wanted, arrived).await
+        }
         routed => routed.map_err(AdmitError::from),
     }
 }
@@ -204,7 +207,7 @@ fn with_lease(body: &Bytes, prompt: &Prompt, staged: Option<&Staged>) -> Request
 fn to_client(
     response: Response<Incoming>,
     (in_flight, connection): (InFlight, Connection),
-    settings: &Settings,
+    (settings, errors): (&Settings, last_event::Form),
     staged: Option<Staged>,
 ) -> Response<GatewayBody> {
     let (mut head, body) = response.into_parts();
@@ -232,6 +235,7 @@ fn to_client(
         events: streamed
             && !head.headers.contains_key(header::CONTENT_LENGTH)
             && !head.headers.contains_key(header::CONTENT_ENCODING),
+        errors,
     };
     let body = EngineBody::new(body, in_flight, connection, (form, settings.answer));
     Response::from_parts(head, GatewayBody::Engine(body))

@@ -30,6 +30,8 @@ pub struct Prompt {
     pub places: Places,
     /// Why there is no chain.
     pub why: Option<NoChain>,
+    /// Of which API it is.
+    pub api: Option<Api>,
 }
 
 impl Prompt {
@@ -57,7 +59,9 @@ impl Prompt {
         }
         // Only these bodies have a `kv_transfer_params` in all engines that know it: another would be refused for one.
         prompt.places.complete &= matches!(api, Api::Chat | Api::Completions);
+        prompt.api = Some(api);
         if !matches!(call, Call::Prompt(_)) {
+            prompt.api = None;
             prompt.chain = None;
             prompt.why = None;
         }
@@ -113,6 +117,7 @@ impl From<Walk<'_>> for Prompt {
             streamed: envelope.stream,
             places,
             why,
+            api: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::last_event;
 use crate::pool::InFlight;
 use crate::upstream::Connection;
 use crate::usage::UsageScanner;
@@ -61,6 +62,8 @@ pub struct Form {
     pub good: bool,
     /// An event of the gateway's own may follow.
     pub events: bool,
+    /// How that one tells an error.
+    pub errors: last_event::Form,
 }
 
 /// The body of every answer.
@@ -194,12 +197,10 @@ impl EngineBody {
             Some(late @ Late::TooLong { .. }) => (late.to_string(), "answer_too_long"),
             None => ("the engine broke off in the middle of its answer".to_owned(), "engine_lost"),
         };
-        let error = serde_json::json!({
-            "error": {"message": message, "type": "server_error", "param": null, "code": code}
-        });
+        let event = self.form.errors.event(&message, code, self.usage.tail());
         // What came last may have stopped within an event.
         let open = if self.line_ends == [true; 2] { "" } else { "\n\n" };
-        Bytes::from(format!("{open}data: {error}\n\n"))
+        Bytes::from(format!("{open}{event}"))
     }
 
     fn see(&mut self, data: &Bytes) {

@@ -115,6 +115,7 @@ impl Pool {
         *self.guards.lock() = guards;
         self.retries.lock().set(guards.retry);
         self.endpoints.load().iter().for_each(|endpoint| endpoint.guard.set(guards.breaker));
+        self.slow_start.store(super::by_load::millis(settings.slow_start_s), Ordering::Relaxed);
         self.change(|fleet, _| fleet.retune(settings));
     }
 

@@ -84,6 +84,9 @@ impl Pool {
                 fleet.returned(endpoint.id, now);
             }
         });
+        if !avoided {
+            self.note_return(endpoint);
+        }
     }
 
     /// A new request earns its share of the retry budget.

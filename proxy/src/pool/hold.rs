@@ -63,6 +63,9 @@ impl Pool {
         if self.passes_through() {
             return Ok(self.by_load(wanted, arrived)?);
         }
+        if self.is_shadow() {
+            return Ok(self.route(wanted, arrived)?);
+        }
         let (verdict, turn) = self.submit(wanted);
         match verdict {
             Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)?),
@@ -124,21 +127,6 @@ impl Pool {
         tracing::warn!(pool = self.model, why, "the decision core did not decide: by least load");
         self.metrics.fell_back(&self.model, why);
         Ok(self.by_load(wanted, arrived)?)
-    }
-
-    /// The same, for whoever has a reason already.
-    pub(super) fn by_load(
-        self: &Arc<Self>,
-        wanted: &Wanted<'_>,
-        arrived: Instant,
-    ) -> Result<InFlight, NoEndpoint> {
-        self.least_loaded(wanted, arrived).ok_or_else(|| {
-            let all = self.endpoints();
-            let (known, excluded) = (all.len(), wanted.exclude.len());
-            let full = all.iter().filter(|e| e.takes_requests() && !e.has_room()).count();
-            let example = Some("chosen by load alone".to_owned());
-            NoEndpoint { known, draining: 0, unavailable: known - full, excluded, full, example }
-        })
     }
 
     /// Changes the fleet, then tells those whose turn has come by it.

@@ -81,8 +81,14 @@ pub(super) fn in_force(old: &Config, mut new: Config) -> (Config, Vec<String>) {
             "routing.seed": routing.seed;
             "routing.time_scale": routing.time_scale;
             "routing.default_prefill_tokens_per_s": routing.default_prefill_tokens_per_s;
+            "snapshot": snapshot;
             "warehouse": warehouse;
         }
+    }
+    // The listener stays where it is, and must not lose its token there.
+    if !old.admin.ip().is_loopback() && new.access.admin_token_file.is_none() {
+        restart.push("access.admin_token_file".to_owned());
+        new.access.admin_token_file.clone_from(&old.access.admin_token_file);
     }
     keep_pools(old, &mut new, &mut restart);
     (new, restart)

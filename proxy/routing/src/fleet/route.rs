@@ -240,6 +240,7 @@ impl Fleet {
             price,
             runner_up: self.runner_up(terms, pick.index),
             candidates: terms.len(),
+            would: None,
         }
     }
 

@@ -58,7 +58,7 @@ cache_nod = "x"
 [[pool]]
 "#;
     let expected = r#"line 1: listen = "localhost:8080": not an IP address and port (write "127.0.0.1:8080")
-line 2: admin = "0.0.0.0:9090": the admin plane has no authentication, so it must not leave this host (write "127.0.0.1:9090" or "[::1]:9090")
+line 2: admin = "0.0.0.0:9090": without a token the admin plane must not leave this host (write "127.0.0.1:9090" or "[::1]:9090", or set access.admin_token_file)
 line 3: log_fromat: unknown key (did you mean `log_format`?)
 line 4: log = " ": is empty (write "off" to log nothing)
 line 7: limits.max_buffered = "1GB": `GB` is not a unit of size (sizes are binary; did you mean "1GiB"?)

@@ -76,3 +76,15 @@ fn what_needs_a_restart_is_named_and_stays() {
     assert_eq!(super::in_force(&in_force, new).1, restart);
     assert_eq!(super::in_force(&old, old.clone()), (old, vec![]));
 }
+
+#[test]
+fn an_admin_listener_that_others_reach_keeps_its_token() {
+    let pools = pool("m", &["url = \"http://a:1\""]);
+    let old = config("admin = \"0.0.0.0:9\"\n[access]\nadmin_token_file = \"a\"", &pools);
+    let (kept, restart) = in_force(&old, config("admin = \"127.0.0.1:9\"", &pools));
+    assert_eq!(restart, ["admin", "access.admin_token_file"]);
+    assert_eq!(kept.access.admin_token_file, old.access.admin_token_file);
+    let (other, restart) =
+        in_force(&old, config("admin = \"0.0.0.0:9\"\n[access]\nadmin_token_file = \"b\"", &pools));
+    assert_eq!((other.access.admin_token_file.unwrap().to_str(), restart.len()), (Some("b"), 0));
+}
