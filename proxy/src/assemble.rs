@@ -138,6 +138,7 @@ pub fn routing(config: &Config) -> larder_routing::Settings {
         index_bytes: routing.index_bytes / config.pools.len().max(1),
         default_kv_tokens: routing.default_kv_tokens,
         default_prefill_tokens_per_s: routing.default_prefill_tokens_per_s,
+        min_fetch_tokens: config.warehouse.min_tokens,
         seed: routing.seed.unwrap_or_else(rand::random),
         hold_limit_s: routing.hold_limit.as_secs_f64(),
         max_held: routing.max_held,

@@ -247,6 +247,8 @@ pub struct Warehouse {
     pub deadline: Duration,
     /// Prompt tokens that an endpoint must lack for its node to be waited for.
     pub min_tokens: u64,
+    /// KV tokens a second that an endpoint copies from its node at most.
+    pub link_tokens_per_s: u64,
     /// The file with the bearer token of all nodes. Absent: they want none.
     pub token_file: Option<PathBuf>,
 }

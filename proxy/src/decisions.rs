@@ -50,6 +50,10 @@ impl Fate {
 /// A token count that is not known (yet).
 const UNKNOWN: u64 = u64::MAX;
 
+fn known(count: &AtomicU64) -> Option<u64> {
+    Some(count.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN)
+}
+
 /// One decision. Times are seconds, sizes tokens.
 #[derive(Debug)]
 pub struct Record {
@@ -67,6 +71,11 @@ pub struct Record {
     pub prompt_tokens: u64,
     at: SystemTime,
     wait_s: f64,
+    /// Prompt tokens that were to come from a cache node.
+    pub fetch_tokens: u64,
+    fetch_s: f64,
+    link_wait_s: f64,
+    warehoused_tokens: u64,
     miss_s: f64,
     cost_s: f64,
     price: f64,
@@ -75,6 +84,7 @@ pub struct Record {
     runner_up: Option<RunnerUp>,
     would: Option<Would>,
     fate: AtomicU8,
+    staged_tokens: AtomicU64,
     actual_prompt_tokens: AtomicU64,
     actual_cached_tokens: AtomicU64,
 }
@@ -93,6 +103,10 @@ impl Record {
             matched_tokens: decision.matched_tokens,
             prompt_tokens: decision.prompt_tokens,
             wait_s: decision.wait_s,
+            fetch_tokens: decision.fetch_tokens,
+            fetch_s: decision.fetch_s,
+            link_wait_s: decision.link_wait_s,
+            warehoused_tokens: decision.warehoused_tokens,
             miss_s: decision.miss_s,
             cost_s: decision.cost_s,
             price: decision.price,
@@ -124,6 +138,10 @@ impl Record {
             prompt_tokens: 0,
             at: SystemTime::now(),
             wait_s: 0.0,
+            fetch_tokens: 0,
+            fetch_s: 0.0,
+            link_wait_s: 0.0,
+            warehoused_tokens: 0,
             miss_s: 0.0,
             cost_s: 0.0,
             price: 0.0,
@@ -132,6 +150,7 @@ impl Record {
             runner_up: None,
             would: None,
             fate: AtomicU8::new(Fate::InFlight as u8),
+            staged_tokens: AtomicU64::new(UNKNOWN),
             actual_prompt_tokens: AtomicU64::new(UNKNOWN),
             actual_cached_tokens: AtomicU64::new(UNKNOWN),
         }
@@ -140,6 +159,11 @@ impl Record {
     /// Notes what became of the request.
     pub fn settle(&self, fate: Fate) {
         self.fate.store(fate as u8, Ordering::Relaxed);
+    }
+
+    /// Notes how many tokens of the prompt's beginning a cache node made ready.
+    pub fn staged(&self, tokens: u64) {
+        self.staged_tokens.store(tokens, Ordering::Relaxed);
     }
 
     /// Notes what the engine counted.
@@ -156,7 +180,6 @@ impl Record {
 
     /// Prompt tokens and, of these, cached ones, as the engine counted them.
     pub fn actual(&self) -> (Option<u64>, Option<u64>) {
-        let known = |count: &AtomicU64| Some(count.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN);
         (known(&self.actual_prompt_tokens), known(&self.actual_cached_tokens))
     }
 
@@ -171,6 +194,11 @@ impl Record {
             "matched_tokens": self.matched_tokens,
             "prompt_tokens": self.prompt_tokens,
             "wait_s": self.wait_s,
+            "fetch_tokens": self.fetch_tokens,
+            "fetch_s": self.fetch_s,
+            "link_wait_s": self.link_wait_s,
+            "warehoused_tokens": self.warehoused_tokens,
+            "staged_tokens": known(&self.staged_tokens),
             "miss_s": self.miss_s,
             "cost_s": self.cost_s,
             "price": self.price,

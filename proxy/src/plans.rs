@@ -37,6 +37,7 @@ impl Settings {
             node: warehouse::Limits {
                 deadline: config.warehouse.deadline,
                 min_tokens: config.warehouse.min_tokens,
+                link_tokens_per_s: config.warehouse.link_tokens_per_s,
             },
             node_token,
         }
@@ -84,13 +85,16 @@ impl Plans {
     }
 
     fn cache_node(&self, settings: &Settings, model: &str, endpoint: &config::Endpoint) -> Option<CacheNode> {
-        let client = larder_client::Settings::new(endpoint.cache_node.clone()?);
+        let address = endpoint.cache_node.clone()?;
+        let name = address.to_string();
+        let client = larder_client::Settings::new(address);
         let client = match &settings.node_token {
             Some(token) => client.with_token(token)?,
             None => client,
         };
         let engine = format!("http://{}", endpoint.authority);
         let labels = (model, endpoint.name.as_str());
-        Some(CacheNode::new(larder_client::Client::new(client), engine, settings.node, &self.metrics, labels))
+        let client = larder_client::Client::new(client);
+        Some(CacheNode::new((client, name), engine, settings.node, &self.metrics, labels))
     }
 }

@@ -313,13 +313,14 @@ impl Pool {
             return self.route(wanted, arrived);
         };
         let record = Record::new(wanted.id, &self.model, &decision);
-        let Decision { ticket, reason, matched_tokens, prompt_tokens, held_s, .. } = decision;
+        let missing_tokens = missing(&decision);
+        let Decision { ticket, reason, matched_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut in_flight = self.begin(endpoint, wanted, arrived, record);
         in_flight.ticket = Some(ticket);
         in_flight.matched_tokens = matched_tokens;
-        in_flight.missing_tokens = prompt_tokens.saturating_sub(matched_tokens);
+        in_flight.missing_tokens = missing_tokens;
         in_flight.held = self.wall(held_s);
         Ok(in_flight)
     }
@@ -466,6 +467,12 @@ impl Pool {
             }
         }
     }
+}
+
+/// See [`InFlight::missing_tokens`].
+fn missing(decision: &Decision) -> u64 {
+    let declined = decision.warehoused_tokens > 0 && decision.fetch_tokens == 0;
+    if declined { 0 } else { decision.prompt_tokens.saturating_sub(decision.matched_tokens) }
 }
 
 fn lists(endpoint: &Endpoint, name: &str) -> bool {

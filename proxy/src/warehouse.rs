@@ -1,5 +1,6 @@
 //! Asks the cache node beside the chosen engine to make the prompt's beginning ready before the request goes out.
 //!
+//! What it is believed to hold was weighed in the decision already (`larder-routing`), and its answer corrects that.
 //! What it is asked for is a hint: too slow, gone or wrong, the request goes out at once and the engine computes. The
 //! node also learns from each call which prompt chain a request tag stands for; with the block keys that the engine's
 //! plugin reports under the same tag that makes a *recipe*, by which a later prompt is found before any engine has
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use larder_client::Client;
 use larder_identity::PromptChain;
-use larder_protocol::control::{ChainPoint, StageAnswer, StageRequest};
+use larder_protocol::control::{ChainPoint, StageAnswer, StageReason, StageRequest};
 use larder_protocol::{LeaseId, Tag};
+use larder_routing::LinkSpec;
 use prometheus::IntCounter;
 use serde_json::{Value, json};
 
@@ -24,11 +26,15 @@ pub struct Limits {
     pub deadline: Duration,
     /// Missing tokens below which waiting does not pay.
     pub min_tokens: u64,
+    /// KV tokens a second that an endpoint copies from its node at most.
+    pub link_tokens_per_s: u64,
 }
 
 /// The cache node beside one endpoint.
 pub struct CacheNode {
     client: Arc<Client>,
+    /// Its address: endpoints that name one node read one store over one link.
+    name: Arc<str>,
     /// The endpoint's URL, under which the engine's plugin has registered.
     engine: String,
     limits: Limits,
@@ -50,6 +56,8 @@ pub struct Staged {
     lease: Option<LeaseId>,
     /// Tokens of the prompt whose KV is ready.
     pub tokens: u64,
+    /// Whether the node has no more of the prompt than that, as far as one can tell; not where it was only told of it.
+    pub all: bool,
 }
 
 impl Staged {
@@ -63,9 +71,9 @@ impl Staged {
 }
 
 impl CacheNode {
-    /// The node that `client` asks, beside the endpoint `endpoint` of `pool`, whose URL is `engine`.
+    /// The node at the address `name` that `client` asks, beside the endpoint `endpoint` of `pool`, whose URL is `engine`.
     pub fn new(
-        client: Client,
+        (client, name): (Client, String),
         engine: String,
         limits: Limits,
         metrics: &Metrics,
@@ -78,7 +86,16 @@ impl CacheNode {
             told: counter("told"),
             failed: counter("failed"),
         };
-        Self { client: Arc::new(client), engine, limits, counters }
+        Self { client: Arc::new(client), name: name.into(), engine, limits, counters }
+    }
+
+    /// What the decision is told of it.
+    pub fn link(&self) -> LinkSpec {
+        LinkSpec {
+            warehouse: Arc::clone(&self.name),
+            link: Arc::clone(&self.name),
+            tokens_per_s: self.limits.link_tokens_per_s as f64,
+        }
     }
 
     /// Tells the node of a prompt, of which the engine is expected to lack `missing_tokens`, and waits for what it
@@ -96,7 +113,7 @@ impl CacheNode {
             // Told only for the recipe's sake: nothing is to be pinned for an engine that has it.
             max_bytes: (!wait).then_some(0),
         };
-        let nothing = Staged { tag, lease: None, tokens: 0 };
+        let nothing = Staged { tag, lease: None, tokens: 0, all: false };
         if !wait {
             self.counters.told.inc();
             let (client, deadline) = (Arc::clone(&self.client), self.limits.deadline);
@@ -104,20 +121,40 @@ impl CacheNode {
             return nothing;
         }
         match self.client.stage(&request, self.limits.deadline).await {
-            Ok(StageAnswer { lease: Some(lease), tokens_ready, .. }) => {
+            Ok(StageAnswer { lease: Some(lease), tokens_ready, reason, .. }) => {
                 self.counters.staged.inc();
-                Staged { tag, lease: Some(lease), tokens: tokens_ready }
+                Staged { tag, lease: Some(lease), tokens: tokens_ready, all: is_all(reason) }
             }
             Ok(StageAnswer { reason, .. }) => {
                 self.counters.nothing.inc();
                 tracing::debug!(engine = self.engine, %reason, "nothing staged");
-                nothing
+                Staged { all: is_all(reason), ..nothing }
             }
             Err(error) => {
                 self.counters.failed.inc();
                 tracing::debug!(engine = self.engine, %error, "cache node not asked, or without an answer");
-                nothing
+                // Whatever it holds cannot be had: a prompt believed to be there would go round its holder for nothing.
+                Staged { all: true, ..nothing }
             }
         }
+    }
+}
+
+/// Whether an answer with this reason named all that the node has of the prompt. A limit, or an engine that is not
+/// registered, says nothing of that.
+fn is_all(reason: StageReason) -> bool {
+    match reason {
+        StageReason::Staged
+        | StageReason::Partial
+        | StageReason::NoRecipe
+        | StageReason::NotHeld
+        | StageReason::Corrupt => true,
+        StageReason::Cut
+        | StageReason::NoEngine
+        | StageReason::AmbiguousEngine
+        | StageReason::NotReady
+        | StageReason::Busy
+        | StageReason::Deadline
+        | StageReason::Unknown => false,
     }
 }

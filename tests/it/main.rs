@@ -48,3 +48,4 @@ mod start;
 mod streaming;
 mod tidy;
 mod tls;
+mod warehouse;

@@ -127,6 +127,8 @@ pub struct Decision {
     pub fetch_tokens: u64,
     /// Seconds that takes, once the link turns to it.
     pub fetch_s: f64,
+    /// Prompt tokens, behind the matched ones, that the warehouse is believed to have, worth fetching or not.
+    pub warehoused_tokens: u64,
     /// Seconds until the link can turn to it.
     pub link_wait_s: f64,
     /// Seconds of prefill for what is neither cached nor fetched.

@@ -221,8 +221,7 @@ impl Index {
     /// The segment that begins with `first`.
     fn find(&self, first: u64) -> Option<u32> {
         let (segments, hash) = (&self.segments, hash(first));
-        let is_it =
-            |place: &Place| place.tag == tag(hash) && segments[place.segment as usize].first == first;
+        let is_it = |place: &Place| place.tag == tag(hash) && segments[place.segment as usize].first == first;
         self.table.find(hash, is_it).map(|place| place.segment)
     }
 

@@ -38,16 +38,20 @@ struct Owed {
 pub(crate) struct Speed {
     tokens: f64,
     seconds: f64,
+    /// As configured.
+    least_s: f64,
 }
 
 impl Speed {
     fn new(tokens_per_s: f64) -> Self {
         let token_s = 1.0 / bounded(tokens_per_s, TOKENS_PER_S, 1.0 / TOKEN_S.1, 1.0 / TOKEN_S.0);
-        Speed { tokens: PRIOR_TOKENS, seconds: PRIOR_TOKENS * token_s }
+        Speed { tokens: PRIOR_TOKENS, seconds: PRIOR_TOKENS * token_s, least_s: token_s }
     }
 
+    /// Never less than configured: what is observed ends when KV is ready beside the engine, which then still has to
+    /// copy it, and a fetch believed to be free would move sessions about for nothing.
     fn token_s(&self) -> f64 {
-        bounded(self.seconds / self.tokens, 1.0 / TOKENS_PER_S, TOKEN_S.0, TOKEN_S.1)
+        bounded(self.seconds / self.tokens, 1.0 / TOKENS_PER_S, self.least_s, TOKEN_S.1)
     }
 
     fn observe(&mut self, tokens: f64, seconds: f64) {
@@ -60,10 +64,11 @@ impl Speed {
         self.seconds = self.seconds * keep + seconds.clamp(due / CLIP, due * CLIP);
     }
 
-    /// All of these as one; `None` of none.
+    /// The mean of these; `None` of none.
     pub(crate) fn mean_s(all: impl Iterator<Item = Speed>) -> Option<f64> {
-        all.reduce(|a, b| Speed { tokens: a.tokens + b.tokens, seconds: a.seconds + b.seconds })
-            .map(|sum| sum.token_s())
+        // Each with the same weight, however much it has carried.
+        let (count, sum) = all.fold((0.0, 0.0), |(count, sum), link| (count + 1.0, sum + link.token_s()));
+        (count > 0.0).then(|| sum / count)
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Terms {
     /// Of the prompt, what a warehouse brings in time of the prefill of the rest, and the seconds that takes.
     pub(crate) fetch_tokens: f64,
     pub(crate) fetch_s: f64,
+    /// Of the prompt, what the warehouse is believed to have beyond what is matched, fetched or not.
+    pub(crate) warehoused_tokens: f64,
     /// Seconds until the link can turn to it.
     pub(crate) link_wait_s: f64,
     /// Seconds by which a token that is evicted comes back, where a warehouse is quicker at that than prefill.

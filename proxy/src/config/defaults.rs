@@ -110,6 +110,11 @@ pub(super) const SLOW_START: Duration = Duration::from_secs(10);
 pub(super) const STAGE_DEADLINE: Duration = Duration::from_millis(50);
 /// Below this, a prefill (64 ms at the default speed) is over before a chunk could be staged and loaded.
 pub(super) const STAGE_MIN_TOKENS: u64 = 512;
+/// An 8B model's KV (128 KiB a token) over 25 GB/s, what a GPU on PCIe 4 copies from its host; a 70B model's (320 KiB)
+/// over PCIe 5, nearly.
+pub(super) const LINK_TOKENS_PER_S: u64 = 190_000;
+/// Above, nothing is that quick; the decision takes everything below 100 for 100.
+pub(super) const LINK_RANGE: RangeInclusive<u64> = 1..=1_000_000_000;
 
 /// A dead endpoint is out within three of these, and a probe costs an engine nothing.
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(2);

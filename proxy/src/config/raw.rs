@@ -233,6 +233,7 @@ impl RawRouting {
 pub(super) struct RawWarehouse {
     pub(super) deadline: Option<Duration>,
     pub(super) min_tokens: Option<u64>,
+    pub(super) link_tokens_per_s: Option<u64>,
     pub(super) token_file: Option<String>,
 }
 
@@ -241,6 +242,7 @@ impl RawWarehouse {
         Self {
             deadline: warehouse.duration("deadline", defaults::TIMEOUT_RANGE),
             min_tokens: warehouse.uint("min_tokens", 0..=u64::MAX),
+            link_tokens_per_s: warehouse.uint("link_tokens_per_s", defaults::LINK_RANGE),
             token_file: warehouse.string("token_file"),
         }
     }

@@ -250,6 +250,7 @@ fn warehouse(raw: RawWarehouse, report: &mut Report) -> Warehouse {
     Warehouse {
         deadline: raw.deadline.unwrap_or(defaults::STAGE_DEADLINE),
         min_tokens: raw.min_tokens.unwrap_or(defaults::STAGE_MIN_TOKENS),
+        link_tokens_per_s: raw.link_tokens_per_s.unwrap_or(defaults::LINK_TOKENS_PER_S),
         token_file: raw.token_file.map(PathBuf::from),
     }
 }

@@ -194,9 +194,12 @@ async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
     let node = in_flight.endpoint().cache_node.as_ref()?;
     let chain = prompt.chain.as_ref()?;
     // A body that cannot carry a lease gets none.
-    (prompt.places.complete && in_flight.may_stage()).then_some(())?;
+    if !(prompt.places.complete && in_flight.may_stage()) {
+        in_flight.staged(0, false);
+        return None;
+    }
     let staged = node.prepare(chain, in_flight.missing_tokens()).await;
-    in_flight.staged(staged.tokens);
+    in_flight.staged(staged.tokens, staged.all);
     Some(staged)
 }
 

@@ -8,6 +8,7 @@ use larder_routing::{Fleet, Now, Settings};
 use super::{Endpoint, EndpointPlan, Guards, Pool};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::warehouse::CacheNode;
 
 /// Most endpoints of one pool: what decisions are designed for.
 pub const ENDPOINTS_MAX: usize = 2_000;
@@ -161,6 +162,7 @@ pub(super) fn enter(
         fleet.set_kv_tokens(id, tokens);
     }
     fleet.set_max_in_flight(id, plan.max_in_flight);
+    fleet.set_link(id, plan.cache_node.as_ref().map(CacheNode::link).as_ref());
     let counters = metrics.endpoint(model, &plan.name);
     Endpoint::new(id, plan, counters, guards)
 }

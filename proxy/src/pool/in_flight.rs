@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use larder_routing::{Outcome, Ticket};
+use larder_routing::{Fetched, Outcome, Ticket};
 
 use super::{Endpoint, Pool};
 use crate::decisions::{Fate, Record};
@@ -51,7 +51,8 @@ impl InFlight {
         self.matched_tokens
     }
 
-    /// Prompt tokens that the endpoint is expected not to hold.
+    /// Prompt tokens that a cache node may be waited for: those that the endpoint is expected not to hold, unless it was
+    /// weighed that computing them is quicker than what the node has.
     pub fn missing_tokens(&self) -> u64 {
         self.missing_tokens
     }
@@ -66,13 +67,16 @@ impl InFlight {
         self.held
     }
 
-    /// Tokens of the prompt were staged for the endpoint: finding them says nothing about its own cache.
-    pub fn staged(&self, tokens: u64) {
+    /// So many tokens of the prompt's beginning were staged for the endpoint, and whether those are `all` that its node
+    /// has.
+    pub fn staged(&self, tokens: u64, all: bool) {
         self.endpoint.metrics.staged_tokens.inc_by(tokens);
-        if tokens > 0
-            && let Some(ticket) = &self.ticket
+        self.record.staged(tokens);
+        if let Some(ticket) =
+            self.ticket.as_ref().filter(|_| tokens > 0 || all || self.record.fetch_tokens > 0)
         {
-            self.pool.fleet.lock().staged(ticket);
+            let fetched = Fetched { ready_tokens: tokens, moved_tokens: tokens, all };
+            self.pool.change(|fleet, now| fleet.fetched(ticket, fetched, now));
         }
     }
 

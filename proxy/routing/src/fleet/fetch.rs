@@ -92,7 +92,7 @@ impl Fleet {
         let elements = tokens / request.element_tokens().max(f64::MIN_POSITIVE);
         let chain = std::mem::take(&mut request.chain);
         let (pool, count, endpoints) = (self.pool_line(), self.ttft_count, self.slots.len());
-        if let Some(endpoint) = self.endpoint_mut(id) {
+        if let Some(endpoint) = self.endpoint_mut(id).filter(|_| planned > 0.0 || brought > 0.0) {
             let slope_s = endpoint.line(pool, count, endpoints).slope_s;
             endpoint.load.fetched(ticket.slot, missing, missing * slope_s, now);
         }

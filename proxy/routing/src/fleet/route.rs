@@ -138,6 +138,7 @@ impl Fleet {
             miss_s: uncached_tokens * line.slope_s,
             fetch_tokens: 0.0,
             fetch_s: 0.0,
+            warehoused_tokens: 0.0,
             link_wait_s: 0.0,
             refetch_token_s: self.refetch_token_s(endpoint, pool).filter(|token_s| *token_s < line.slope_s),
             full: self.is_full(endpoint, pool.element_tokens),
@@ -152,7 +153,8 @@ impl Fleet {
         };
         let fetched = offer.applied(terms, line.slope_s);
         let fetched = self.weighed(fetched, wait_s(&fetched), &rates, pool);
-        if fetched.cost_s < computed.cost_s { fetched } else { computed }
+        let best = if fetched.cost_s < computed.cost_s { fetched } else { computed };
+        Terms { warehoused_tokens: offer.tokens, ..best }
     }
 
     /// Terms with their wait and cost.
@@ -233,6 +235,7 @@ impl Fleet {
             held_s: 0.0,
             wait_s: chosen.wait_s,
             fetch_tokens: chosen.fetch_tokens.round() as u64,
+            warehoused_tokens: chosen.warehoused_tokens.round() as u64,
             fetch_s: chosen.fetch_s,
             link_wait_s: chosen.link_wait_s,
             miss_s: chosen.miss_s,

@@ -12,6 +12,7 @@ fn terms(slot: u32, cost_s: f64, matched: u32) -> Terms {
         miss_s: 0.0,
         fetch_tokens: 0.0,
         fetch_s: 0.0,
+        warehoused_tokens: 0.0,
         link_wait_s: 0.0,
         refetch_token_s: None,
         full: false,
