@@ -76,8 +76,8 @@ fn every_package_has_the_workspaces_lints() {
     assert_one(&crates::without_lints(&[file("x/Cargo.toml", own)]), "x/Cargo.toml");
     let alone =
         |lint| format!("[workspace]\n[package]\nname = \"x\"\n[lints.rust]\nunsafe_code = \"{lint}\"\n");
-    assert_none(&crates::without_lints(&[file("x/Cargo.toml", &alone("forbid"))]));
-    assert_one(&crates::without_lints(&[file("x/Cargo.toml", &alone("allow"))]), "x/Cargo.toml");
+    assert_none(&crates::without_lints(&[file("x/Cargo.toml", alone("forbid"))]));
+    assert_one(&crates::without_lints(&[file("x/Cargo.toml", alone("allow"))]), "x/Cargo.toml");
 }
 
 #[test]
