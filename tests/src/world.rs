@@ -114,6 +114,11 @@ impl Engine {
         panic!("the engine at {} still takes connections", self.address);
     }
 
+    /// Stops it where it stands: its connections stay open, and nothing answers.
+    pub fn freeze(&self) {
+        self.program.signal("STOP");
+    }
+
     /// Kills it, and waits until it is gone.
     pub async fn kill(&self) {
         self.program.signal("KILL");
