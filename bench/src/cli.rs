@@ -3,6 +3,7 @@
 mod simulate;
 
 use crate::error::Error;
+use crate::store::StoreArgs;
 use crate::trace::Format;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use simulate::SimulateArgs;
@@ -32,6 +33,12 @@ pub enum Command {
     /// `min_ttft` are the proxy's own routing crate; the others are published rules. Figures are simulated: they set a
     /// direction, they are no measurement of an engine.
     Simulate(Box<SimulateArgs>),
+    /// Measure a cache node: what it moves, beside what the machine can and beside Redis
+    ///
+    /// Starts real `larder-cache-node` processes and is their engine. Limits are a plain copy with a checksum, and plain
+    /// reads and writes past the page cache, between the node's own passes. A machine that does other work meanwhile
+    /// measures that as well.
+    Store(Box<StoreArgs>),
 }
 
 /// Routing policies of the proxy, by the names in its configuration.

@@ -4,6 +4,8 @@
 //! decided with the arithmetic of [`scale`], [`text`] block ids become prompts, `fleet` the processes, `drive` and
 //! `client` the load, [`measure`] the figures, [`report`] and [`plot`] their presentation; [`run`] ties them together.
 //!
+//! [`store`] measures a cache node beside what the machine can.
+//!
 //! [`simulate`] needs no process: it runs the proxy's routing crate and other rules on the same traces in simulated time.
 
 pub mod cli;
@@ -20,5 +22,6 @@ pub mod report;
 pub mod run;
 pub mod scale;
 pub mod simulate;
+pub mod store;
 pub mod text;
 pub mod trace;

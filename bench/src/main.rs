@@ -24,6 +24,10 @@ fn run() -> Result<ExitCode, Error> {
     let mut out = std::io::stdout();
     let clean = match cli.command {
         Command::Replay(args) => larder_bench::run::replay(&args, &mut out)?,
+        Command::Store(args) => {
+            larder_bench::store::command(&args, &mut out)?;
+            true
+        }
         Command::Simulate(args) => {
             larder_bench::simulate::command(&args, &mut out)?;
             true

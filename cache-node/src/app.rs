@@ -266,5 +266,6 @@ fn settings(config: &Config) -> Settings {
         pinned_bytes_max: config.host_bytes / 100 * config.limits.pinned_percent,
         recipe_bytes_max: usize::try_from(config.recipe_bytes).unwrap_or(usize::MAX),
         hello_timeout: HELLO_TIMEOUT,
+        scrub_bytes_per_s: config.disk.as_ref().map_or(0, |disk| disk.scrub_bytes_per_s),
     }
 }

@@ -75,6 +75,8 @@ pub struct Disk {
     pub write_bytes_per_s: u64,
     /// The use at which a chunk is written.
     pub admit_uses: u32,
+    /// Bytes that are read back a second to see whether they are right; 0 reads none.
+    pub scrub_bytes_per_s: u64,
     /// How bytes are moved.
     pub io: DiskIo,
     /// Threads that read.

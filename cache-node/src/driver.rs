@@ -58,6 +58,8 @@ pub enum Event {
     Stage(StageRequest, oneshot::Sender<StageAnswer>),
     /// The proxy asks what staging would give.
     Probe(StageRequest, oneshot::Sender<StageAnswer>),
+    /// Somebody wants everything forgotten; answered by how many chunks were, and how many stay.
+    Clear(oneshot::Sender<(u64, u64)>),
     /// A test damages something; answered by whether there was something to damage.
     Damage(Damage, oneshot::Sender<bool>),
     /// Somebody wants to see.
@@ -112,6 +114,7 @@ pub struct Driver {
     lost: Vec<ConnectionId>,
     answers: HashMap<Ticket, oneshot::Sender<StageAnswer>>,
     damages: HashMap<Ticket, oneshot::Sender<bool>>,
+    clears: HashMap<Ticket, oneshot::Sender<(u64, u64)>>,
     tickets: u64,
 }
 
@@ -154,6 +157,7 @@ impl Driver {
             lost: Vec::new(),
             answers: HashMap::new(),
             damages: HashMap::new(),
+            clears: HashMap::new(),
             tickets: 0,
         })
     }
@@ -198,6 +202,11 @@ impl Driver {
                 let ticket = self.ticket();
                 self.damages.insert(ticket, reply);
                 self.step(Input::Damage { ticket, damage });
+            }
+            Event::Clear(reply) => {
+                let ticket = self.ticket();
+                self.clears.insert(ticket, reply);
+                self.step(Input::Clear { ticket });
             }
             Event::Stats(reply) => drop(reply.send(Box::new(self.store.stats()))),
             Event::End(reply) => {
@@ -282,6 +291,13 @@ impl Driver {
             Output::Disk { op, offset } => {
                 let disk = self.disk.as_ref().expect("only a disk tier gives out its work");
                 disk.carry_out(op, offset);
+            }
+            Output::Scrub { name, at, chunk } => {
+                let disk = self.disk.as_ref().expect("only a disk tier is scrubbed");
+                disk.scrub(name, at, chunk);
+            }
+            Output::Cleared { ticket, chunks, kept } => {
+                self.clears.remove(&ticket).map(|reply| reply.send((chunks, kept)));
             }
             Output::Damaged { ticket, found, flip } => {
                 if let Some((offset, bit)) = flip {

@@ -102,6 +102,8 @@ pub struct Settings {
     pub recipe_bytes_max: usize,
     /// How long a connection may take to say hello.
     pub hello_timeout: Duration,
+    /// Bytes of the disk tier that are read back a second to see whether they are right; 0 reads none.
+    pub scrub_bytes_per_s: u64,
 }
 
 /// The store of one node.
@@ -172,6 +174,7 @@ impl Store {
             Input::Stage { ticket, request, fresh } => self.stage(ticket, &request, fresh, now, &mut out),
             Input::Probe { ticket, request } => self.probe(ticket, &request, &mut out),
             Input::Disk(input) => self.disk_said(input, now, &mut out),
+            Input::Clear { ticket } => self.clear(ticket, now, &mut out),
             Input::Damage { ticket, damage } => self.damage(ticket, &damage, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
@@ -207,6 +210,7 @@ impl Store {
         }
         self.tell_uses(now, out);
         self.end_waits(now, out);
+        self.scrub(now, out);
         self.close_silent(now, out);
     }
 

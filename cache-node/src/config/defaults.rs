@@ -57,6 +57,8 @@ pub(super) const SEGMENT: u64 = 256 * MIB;
 pub(super) const WRITE_RATE: u64 = 128 * MIB;
 /// What was used only once is used again less often than what was used twice.
 pub(super) const ADMIT_USES: u64 = 2;
+/// A TiB in a day and a half, a thousandth or less of what a drive reads.
+pub(super) const SCRUB_RATE: u64 = 8 * MIB;
 /// Enough to keep a drive busy with plain reads; with io_uring one of them does.
 pub(super) const DISK_READERS: u64 = 8;
 /// Writes under way: what one long prompt brings at once.
@@ -67,6 +69,7 @@ pub(super) const DISK_LOADS: u64 = 2048;
 pub(super) const CAPACITY_RANGE: RangeInclusive<u64> = 4 * MIB..=1024 * TIB;
 pub(super) const SEGMENT_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
 pub(super) const WRITE_RATE_RANGE: RangeInclusive<u64> = MIB..=TIB;
+pub(super) const SCRUB_RATE_RANGE: RangeInclusive<u64> = 0..=TIB;
 pub(super) const ADMIT_RANGE: RangeInclusive<u64> = 0..=1000;
 pub(super) const DISK_READERS_RANGE: RangeInclusive<u64> = 1..=256;
 pub(super) const DISK_JOBS_RANGE: RangeInclusive<u64> = 1..=65_536;

@@ -90,6 +90,7 @@ fn disk(raw: RawDisk, report: &mut Report) -> Option<Disk> {
         segment_bytes,
         write_bytes_per_s: raw.write_rate.unwrap_or(defaults::WRITE_RATE),
         admit_uses: u32::try_from(raw.admit_uses.unwrap_or(defaults::ADMIT_USES)).unwrap_or(u32::MAX),
+        scrub_bytes_per_s: raw.scrub_rate.unwrap_or(defaults::SCRUB_RATE),
         io: raw.io.unwrap_or(DiskIo::Auto),
         readers: to_usize(raw.readers.unwrap_or(defaults::DISK_READERS)),
         writes: to_usize(raw.writes.unwrap_or(defaults::DISK_WRITES)),

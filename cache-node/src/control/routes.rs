@@ -83,6 +83,7 @@ impl Routes {
             (&Method::GET, "/v1/stats") => self.stats().await.map(|stats| json(&metrics::json(&stats))),
             (&Method::POST, "/v1/stage") => self.stage(request).await,
             (&Method::POST, "/v1/lookup") => self.lookup(request).await,
+            (&Method::POST, "/v1/clear") => self.clear().await,
             (&Method::POST, "/debug/flip") if debug => self.flip(request).await,
             (&Method::POST, "/debug/swap") if debug => self.swap(request).await,
             _ => Err((StatusCode::NOT_FOUND, format!("no {} {path} here", request.method()))),
@@ -113,6 +114,12 @@ impl Routes {
 
     async fn stats(&self) -> Result<Box<Stats>, Refusal> {
         self.ask(Event::Stats).await
+    }
+
+    async fn clear(&self) -> Result<Answer, Refusal> {
+        let (chunks, kept) = self.ask(Event::Clear).await?;
+        tracing::info!(chunks, kept, "everything was forgotten, as asked");
+        Ok(json(&serde_json::json!({ "cleared_chunks": chunks, "kept_chunks": kept })))
     }
 
     async fn flip(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {

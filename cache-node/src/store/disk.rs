@@ -7,12 +7,14 @@ use std::time::Duration;
 use larder_protocol::message::{Verdict, Verdicts};
 use larder_protocol::{BlockKey, Checksum};
 use larder_tiering::Entry;
-use larder_tiering::disk::{Chunk, Disk, Input, Limits, LoadFault, LoadId, Op, Stats, WriteFault, WriteId};
+use larder_tiering::disk::{
+    Chunk, Disk, Input, Limits, LoadFault, LoadId, Location, Op, Stats, WriteFault, WriteId,
+};
 
 use super::arena::Held;
 use super::leases::Pinned;
 use super::opening::{Nothing, OpeningRequest};
-use super::{ChunkName, DiskInput, Output, Store};
+use super::{ChunkName, DiskInput, Output, Store, Ticket};
 
 /// Uses that may wait to be told; with more they are told at once. Telling them is kept out of a lookup's way.
 const TOUCHED_MAX: usize = 1024;
@@ -27,13 +29,30 @@ pub(super) struct DiskTier {
     raises: BTreeMap<LoadId, Raise>,
     /// The same by slot.
     raising: BTreeMap<u32, LoadId>,
+    scrub: Scrub,
 }
+
+/// How far the tier has been read back.
+#[derive(Debug, Default)]
+struct Scrub {
+    /// The last chunk read; none begins anew.
+    last: Option<Location>,
+    /// One is being read.
+    under_way: bool,
+    /// None is read before that.
+    not_before: Duration,
+}
+
+/// Between two readings of the whole tier: what rots, rots slowly.
+const SCRUB_PAUSE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Raise {
     slot: u32,
     name: ChunkName,
     chunk: Chunk,
+    /// Everything was forgotten meanwhile, this too.
+    forgotten: bool,
 }
 
 /// What is coming up for one answer.
@@ -94,8 +113,8 @@ impl Store {
     /// Adds a disk tier with segments of earlier runs, by number and length. Before the first step.
     pub fn with_disk(mut self, limits: Limits, earlier: &[(u64, u64)]) -> Self {
         let core = Disk::new(limits, earlier, Duration::ZERO);
-        let (writes, raises, raising) = Default::default();
-        self.disk = Some(DiskTier { core, writes, raises, raising });
+        let (writes, raises, raising, scrub) = Default::default();
+        self.disk = Some(DiskTier { core, writes, raises, raising, scrub });
         self
     }
 
@@ -141,7 +160,10 @@ impl Store {
                 self.step_disk(input, now, out);
                 return self.end_waits_for(load, now, out);
             }
-            Input::Sealed { .. } | Input::Found { .. } | Input::Scrubbed { .. } => {}
+            Input::Scrubbed { .. } => {
+                self.disk.iter_mut().for_each(|disk| disk.scrub.under_way = false);
+            }
+            Input::Sealed { .. } | Input::Found { .. } => {}
             Input::Used { .. } | Input::Evicted { .. } | Input::Wanted { .. } | Input::Clear => return,
         }
         self.step_disk(input, now, out);
@@ -159,9 +181,9 @@ impl Store {
     /// A chunk has come up, or not.
     fn raised(&mut self, load: LoadId, outcome: Result<(), LoadFault>, now: Duration, out: &mut Vec<Output>) {
         let Some(disk) = &mut self.disk else { return };
-        let Some(Raise { slot, name, chunk }) = disk.raises.remove(&load) else { return };
+        let Some(Raise { slot, name, chunk, forgotten }) = disk.raises.remove(&load) else { return };
         disk.raising.remove(&slot);
-        if outcome.is_ok() {
+        if outcome.is_ok() && !forgotten {
             self.counts.raised_chunks += 1;
             self.counts.raised_bytes += chunk.bytes;
             let checksum = Checksum(chunk.sum);
@@ -250,7 +272,7 @@ impl Store {
             self.arena.abandon(slot);
             return None;
         };
-        let raise = Raise { slot, name: name.clone(), chunk };
+        let raise = Raise { slot, name: name.clone(), chunk, forgotten: false };
         let disk = self.disk.as_mut().expect("it gave the load out");
         disk.raises.insert(load, raise);
         disk.raising.insert(slot, load);
@@ -341,6 +363,42 @@ impl Store {
     fn may_lend(&self, slot: u32) -> bool {
         let more = if self.arena.slot(slot).pins == 0 { self.arena.stride(slot) } else { 0 };
         self.arena.pinned_bytes + more <= self.settings.pinned_bytes_max
+    }
+
+    /// Has the next chunk on disk read back, if it is time for that.
+    pub(super) fn scrub(&mut self, now: Duration, out: &mut Vec<Output>) {
+        let rate = self.settings.scrub_bytes_per_s;
+        let Some(disk) = self.disk.as_mut().filter(|_| rate > 0) else { return };
+        if disk.scrub.under_way || now < disk.scrub.not_before {
+            return;
+        }
+        let from = disk.scrub.last.unwrap_or(Location { segment: 0, offset: 0 });
+        let Some((name, at, chunk)) = disk.core.next_to_scrub(from) else {
+            disk.scrub = Scrub { last: None, under_way: false, not_before: now.saturating_add(SCRUB_PAUSE) };
+            return;
+        };
+        let takes = Duration::from_secs_f64(chunk.record_bytes() as f64 / rate as f64);
+        disk.scrub = Scrub { last: Some(at), under_way: true, not_before: now.saturating_add(takes) };
+        out.push(Output::Scrub { name, at, chunk });
+    }
+
+    /// Forgets everything that nobody holds.
+    pub(super) fn clear(&mut self, ticket: Ticket, now: Duration, out: &mut Vec<Output>) {
+        self.touched.clear();
+        let mut chunks = 0;
+        // Leaves go first, and what they continued becomes one.
+        while let Some(rank) = self.arena.order.coldest_beside(0) {
+            let gone = self.arena.evict(rank.slot);
+            self.chunks.remove(&gone.name);
+            chunks += 1;
+        }
+        self.counts.evicted_chunks += chunks;
+        self.publish_generations(out);
+        if let Some(disk) = &mut self.disk {
+            disk.raises.values_mut().for_each(|raise| raise.forgotten = true);
+            self.step_disk(Input::Clear, now, out);
+        }
+        out.push(Output::Cleared { ticket, chunks, kept: self.chunks.len() as u64 });
     }
 
     /// A chunk was evicted from the host tier.

@@ -6,6 +6,8 @@ use larder_protocol::control::{StageAnswer, StageRequest};
 use larder_protocol::message::{Registered, ToEngine, ToNode};
 use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId};
 
+use larder_tiering::disk::{Chunk, Location};
+
 use super::ChunkName;
 
 /// One connection of the engine port.
@@ -111,6 +113,11 @@ pub enum Input {
     },
     /// Something of the disk tier happened outside.
     Disk(DiskInput),
+    /// Everything held is to be forgotten.
+    Clear {
+        /// Where the answer goes.
+        ticket: Ticket,
+    },
     /// A test damages what the store holds.
     Damage {
         /// Where the answer goes.
@@ -255,6 +262,24 @@ pub enum Output {
         op: DiskOp,
         /// Where in the slab the chunk lies that is written, or goes that is loaded, in bytes.
         offset: u64,
+    },
+    /// Read a chunk on disk and compare its checksum, when there is nothing better to do.
+    Scrub {
+        /// Its name.
+        name: ChunkName,
+        /// Where its record begins.
+        at: Location,
+        /// What it must be. Answered by `Scrubbed` of [`DiskInput`].
+        chunk: Chunk,
+    },
+    /// Answer whoever had everything forgotten.
+    Cleared {
+        /// Which question.
+        ticket: Ticket,
+        /// Chunks in host memory that were forgotten.
+        chunks: u64,
+        /// Chunks that stay since leases hold them, or they are just being written.
+        kept: u64,
     },
     /// Carry out a [`Damage`] in the slab; `None` if it named nothing, or needs no write.
     Damaged {

@@ -6,7 +6,7 @@ use larder_protocol::message::{
 };
 use larder_protocol::{BlockKey, Checksum, Tag};
 
-use larder_tiering::disk::{Limits, LoadFault, Location, WriteFault};
+use larder_tiering::disk::{Chunk, Limits, LoadFault, Location, WriteFault};
 
 use super::*;
 
@@ -40,6 +40,7 @@ fn settings() -> Settings {
         pinned_bytes_max: 3 * MIB,
         recipe_bytes_max: 1 << 20,
         hello_timeout: Duration::from_secs(5),
+        scrub_bytes_per_s: 0,
     }
 }
 

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use larder_tiering::disk::{BLOCK_BYTES, Found, LoadFault, LoadId, Location, Op, WriteFault, WriteId};
+use larder_tiering::disk::{BLOCK_BYTES, Chunk, Found, LoadFault, LoadId, Location, Op, WriteFault, WriteId};
 use tokio::sync::mpsc::{Sender as Bounded, UnboundedSender};
 
 use crate::medium::disk::log::{self, Contents, Placed, Record};
@@ -46,11 +46,19 @@ enum WriteJob {
     Remove(u64),
 }
 
+/// A chunk to be read back and forgotten.
+#[derive(Debug)]
+struct ScrubJob {
+    name: ChunkName,
+    at: Location,
+    chunk: Chunk,
+}
+
 #[derive(Debug)]
 struct LoadJob {
     load: LoadId,
     at: Location,
-    chunk: larder_tiering::disk::Chunk,
+    chunk: Chunk,
     to: u64,
 }
 
@@ -58,6 +66,8 @@ struct LoadJob {
 struct LoadQueue {
     /// As many as the tier gives out, which its limits bound.
     jobs: VecDeque<LoadJob>,
+    /// Only when nobody waits for a load; one at a time.
+    scrub: Option<ScrubJob>,
     closed: bool,
 }
 
@@ -102,6 +112,12 @@ impl DiskThreads {
         Ok(Self { writer: Some(writer), loads, threads })
     }
 
+    /// Reads a chunk back when nothing is to be loaded.
+    pub fn scrub(&self, name: ChunkName, at: Location, chunk: Chunk) {
+        self.loads.lock().scrub = Some(ScrubJob { name, at, chunk });
+        self.loads.changed.notify_one();
+    }
+
     /// Carries out what the tier decided; `offset` is the chunk's in the slab.
     pub fn carry_out(&self, op: DiskOp, offset: u64) {
         let job = match op {
@@ -126,7 +142,7 @@ impl DiskThreads {
 impl Drop for DiskThreads {
     fn drop(&mut self) {
         self.writer = None;
-        self.loads.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.loads.lock().closed = true;
         self.loads.changed.notify_all();
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so already.
@@ -221,27 +237,36 @@ impl Writer {
 }
 
 impl Loads {
+    fn lock(&self) -> MutexGuard<'_, LoadQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, job: LoadJob) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.push_back(job);
+        self.lock().jobs.push_back(job);
         self.changed.notify_one();
     }
 
-    /// The next jobs, as many as the medium takes at once; none when there will be no more.
-    fn next(&self, at_once: usize) -> Vec<LoadJob> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.jobs.is_empty() && !queue.closed {
+    /// The next jobs, as many as the medium takes at once, or something to scrub; neither when there will be no more.
+    fn next(&self, at_once: usize) -> (Vec<LoadJob>, Option<ScrubJob>) {
+        let mut queue = self.lock();
+        while queue.jobs.is_empty() && queue.scrub.is_none() && !queue.closed {
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let count = queue.jobs.len().min(at_once.max(1));
-        queue.jobs.drain(..count).collect()
+        let scrub = if count == 0 && !queue.closed { queue.scrub.take() } else { None };
+        (queue.jobs.drain(..count).collect(), scrub)
     }
 
     fn work(&self, parts: &DiskParts) {
         loop {
-            let jobs = self.next(parts.media.depth());
-            if jobs.is_empty() {
-                return;
-            }
+            let jobs = match self.next(parts.media.depth()) {
+                (_, Some(job)) => {
+                    scrub(parts, job);
+                    continue;
+                }
+                (jobs, None) if jobs.is_empty() => return,
+                (jobs, None) => jobs,
+            };
             let range = |job: &LoadJob| (job.to, in_blocks(job.chunk.bytes));
             let ranges: Vec<(u64, u64)> = jobs.iter().map(range).collect();
             let outcomes: Vec<Result<(), LoadFault>> = parts.slab.fill(&ranges, |slots| {
@@ -256,6 +281,17 @@ impl Loads {
             }
         }
     }
+}
+
+/// Reads a chunk back, past the host tier.
+fn scrub(parts: &DiskParts, ScrubJob { name, at, chunk }: ScrubJob) {
+    let (bytes, block) = (in_blocks(chunk.bytes) as usize, BLOCK_BYTES as usize);
+    let mut buffer = vec![0; bytes + block];
+    let start = buffer.as_ptr().align_offset(block).min(block);
+    let mut loads = [Load { at, chunk, bytes: &mut buffer[start..start + bytes] }];
+    let outcome = work::load(&*parts.media, parts.verify, &mut loads)[0];
+    // If nobody listens the node is ending.
+    let _ = parts.results.send(Input::Disk(DiskInput::Scrubbed { name, at, outcome }));
 }
 
 /// Tells the store what is in segments of earlier runs, the newest first, and ends. A segment that cannot be read holds

@@ -264,3 +264,30 @@ fn two_nodes_do_not_share_a_directory() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another process uses this directory"), "{said}");
 }
+
+#[test]
+fn everything_can_be_forgotten_and_does_not_come_back() {
+    let node = start(killed_with(2), "", "");
+    let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    assert_eq!(engine.load_and_compare(0..8), 8);
+    let answer = node.post("/v1/clear", &serde_json::json!({}));
+    assert_eq!((&answer["cleared_chunks"], &answer["kept_chunks"]), (&8.into(), &0.into()));
+    assert_eq!(engine.load_and_compare(0..8) + engine.load_and_compare(8..16), 0);
+    node.wait_for("disk_writes", 0);
+    let directory = node.kill();
+    let node = start(directory, "", "");
+    assert_eq!(node.stat("disk_recovered_chunks_total"), 0);
+}
+
+/// A scrub meets a flipped bit before anybody asks for the chunk.
+#[test]
+fn a_scrub_finds_what_has_rotted() {
+    let node = start(killed_with(2), "", "");
+    let directory = node.kill();
+    flip(&segments(directory.path())[0], 5 * RECORD + 4096 + 7);
+    let node = start(directory, "", "scrub_rate = \"1GiB\"");
+    node.wait_for("disk_damaged_chunks_total", 1);
+    let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    assert_eq!(engine.load_and_compare(0..8), 5);
+    assert_eq!(engine.load_and_compare(8..16), 8);
+}

@@ -4,6 +4,7 @@ use super::tree::File;
 
 /// Files that may touch raw memory, and why each must.
 pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
+    ("bench/src/store/mapped.rs", "maps a node's memory as an engine would"),
     ("cache-node/identity/src/scan/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     ("cache-node/identity/src/xxh3/avx2.rs", "AVX2 intrinsics, behind run-time detection"),
     (

@@ -84,6 +84,7 @@ impl History {
             89..94 => self.wait()?,
             94..96 => self.fail(),
             96..98 => self.come_and_go()?,
+            98 if self.rng.once_in(8) => self.world.step(Input::Clear { ticket: Ticket(0) })?,
             98 => self.damage(),
             _ => {
                 if self.rng.once_in(4) {

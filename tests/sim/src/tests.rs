@@ -1,7 +1,7 @@
 use super::*;
 
 /// Seeds of a short run.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 
 const STEPS: u64 = 1500;
 
@@ -23,8 +23,8 @@ fn no_seed_finds_a_wrong_byte_or_a_leak() {
     }
     println!("{sum:?}");
     assert!(sum.compared_chunks > 1000 && sum.crashes > SEEDS, "{sum:?}");
-    assert!(sum.recovered_chunks > 1000 && sum.loaded_chunks > 300, "{sum:?}");
-    assert!(sum.damaged_chunks > 10 && sum.pending_lookups > 100, "{sum:?}: the faults were met");
+    assert!(sum.recovered_chunks > 1000 && sum.loaded_chunks > 100, "{sum:?}");
+    assert!(sum.damaged_chunks > 10 && sum.pending_lookups > 50, "{sum:?}: the faults were met");
 }
 
 /// The negative control: with checksums off the same faults hand out wrong bytes, and the comparison sees it.

@@ -9,12 +9,12 @@ use larder_cache_node::medium::disk::media::Media as _;
 use larder_cache_node::medium::disk::media::fake::Fake;
 use larder_cache_node::medium::disk::work::{Append, Appender, Load, WRITES_AT_ONCE, load};
 use larder_cache_node::store::{
-    Check, ConnectionId, CopyId, DiskInput, DiskOp, Finding, HALF_LIFE, Input, Output, SessionId, Settings,
-    Store, Verify, VerifyId,
+    Check, ChunkName, ConnectionId, CopyId, DiskInput, DiskOp, Finding, HALF_LIFE, Input, Output, SessionId,
+    Settings, Store, Verify, VerifyId,
 };
 use larder_cache_node::transfer::disk::tellings;
 use larder_protocol::{NodeId, ToEngine, chunk_checksum};
-use larder_tiering::disk::{BLOCK_BYTES, Limits};
+use larder_tiering::disk::{BLOCK_BYTES, Chunk, Limits, Location};
 
 const MIB: u64 = 1 << 20;
 
@@ -44,6 +44,7 @@ pub(crate) struct World {
     jobs: Vec<Job>,
     writing: VecDeque<(DiskOp, u64)>,
     found: VecDeque<DiskInput>,
+    scrubs: VecDeque<(ChunkName, Location, Chunk)>,
     /// What was said to engines and not taken yet.
     pub(crate) said: Vec<(ConnectionId, ToEngine)>,
     runs: u128,
@@ -68,6 +69,7 @@ fn settings(runs: u128, verify: Verify) -> Settings {
         pinned_bytes_max: 3 * MIB,
         recipe_bytes_max: 1 << 20,
         hello_timeout: Duration::from_secs(5),
+        scrub_bytes_per_s: MIB,
     }
 }
 
@@ -105,6 +107,7 @@ impl World {
             jobs: Vec::new(),
             writing: VecDeque::new(),
             found: VecDeque::new(),
+            scrubs: VecDeque::new(),
             said: Vec::new(),
             runs: 0,
         }
@@ -127,6 +130,7 @@ impl World {
         self.writing.clear();
         self.said.clear();
         self.found.clear();
+        self.scrubs.clear();
         for (segment, length) in earlier.into_iter().rev() {
             let contents = log::recover(&*self.media, segment);
             let contents = contents.unwrap_or(log::Contents { records: Vec::new(), length });
@@ -169,15 +173,20 @@ impl World {
                 self.jobs.push(Job::Load { op, to: offset })
             }
             Output::Disk { op, offset } => self.writing.push_back((op, offset)),
-            Output::Answer { .. } | Output::Close { .. } | Output::Forget { .. } | Output::Damaged { .. } => {
-            }
+            Output::Scrub { name, at, chunk } => self.scrubs.push_back((name, at, chunk)),
+            Output::Answer { .. }
+            | Output::Close { .. }
+            | Output::Forget { .. }
+            | Output::Damaged { .. }
+            | Output::Cleared { .. } => {}
         }
         Ok(())
     }
 
     /// How much there is to do.
     pub(crate) fn waiting(&self) -> usize {
-        self.jobs.len() + usize::from(!self.writing.is_empty()) + usize::from(!self.found.is_empty())
+        let queues = [!self.writing.is_empty(), !self.found.is_empty() || !self.scrubs.is_empty()];
+        self.jobs.len() + queues.into_iter().filter(|some| *some).count()
     }
 
     /// Does one of the jobs.
@@ -190,8 +199,15 @@ impl World {
         }
         match self.found.pop_front() {
             Some(input) => self.step(Input::Disk(input)),
-            None => Ok(()),
+            None => self.scrub(),
         }
+    }
+
+    fn scrub(&mut self) -> Result<(), String> {
+        let Some((name, at, chunk)) = self.scrubs.pop_front() else { return Ok(()) };
+        let bytes = &mut vec![0; in_blocks(chunk.bytes)];
+        let outcome = load(&*self.media, self.verify, &mut [Load { at, chunk, bytes }])[0];
+        self.step(Input::Disk(DiskInput::Scrubbed { name, at, outcome }))
     }
 
     fn work_on(&mut self, which: usize) -> Result<(), String> {
@@ -244,7 +260,7 @@ impl World {
     fn append(&mut self, writes: Vec<(DiskOp, u64)>) -> Result<(), String> {
         let record = |(op, from)| match op {
             DiskOp::Write { write, at, name, parent, chunk } => {
-                let parent = parent.map(|parent: larder_cache_node::store::ChunkName| parent.key);
+                let parent = parent.map(|parent: ChunkName| parent.key);
                 Some((write, at, log::Record { name, parent, chunk }, from))
             }
             _ => None,

@@ -177,3 +177,63 @@ fn what_comes_again_and_again_reaches_the_disk_without_a_lease() {
         flood(&mut world, other);
     }
 }
+
+#[test]
+fn everything_is_forgotten_but_what_is_leased() {
+    let (mut world, engine) = demoted(settings());
+    assert!(matches!(world.lookup(engine, 0..4), ToEngine::Pending(_)));
+    let lease = world.lease(engine, 0..2);
+    world.step(Input::Clear { ticket: Ticket(1) });
+    let (cleared, kept) = world.cleared[0];
+    assert!(cleared > 0 && kept == 2, "{cleared} {kept}");
+    assert_eq!(world.store.stats().disk.chunks, 0);
+    world.release(engine, lease.lease);
+    world.step(Input::Clear { ticket: Ticket(2) });
+    assert_eq!(world.lookup(engine, 0..4), Miss { id: 5, reason: MissReason::NotHeld }.into());
+    assert_eq!(world.store.stats().chunks, 0);
+}
+
+/// A chunk that was coming up when everything was forgotten does not come back.
+#[test]
+fn what_is_coming_up_is_forgotten_too() {
+    let (mut world, engine) = demoted(settings());
+    world.say(engine, lookup(0..4));
+    world.step(Input::Clear { ticket: Ticket(1) });
+    world.work_all();
+    assert!((0..4).all(|number| !held(&world, engine, number)));
+    assert_eq!(world.store.stats().writing_slots, 0);
+}
+
+#[test]
+fn a_scrub_reads_the_tier_at_its_rate_and_drops_what_has_rotted() {
+    let settings = Settings { scrub_bytes_per_s: 2 * CHUNK, ..settings() };
+    let mut world = World::with_disk(settings, 0);
+    let engine = world.engine(1, &register(CHUNK, 1));
+    // Two segments are full, which a scrub reads.
+    world.store_all(engine, 0..8);
+    world.store_all(engine, 8..15);
+    for _ in 0..4 {
+        world.later(60);
+        world.work_all();
+        world.lease(engine, 0..15);
+    }
+    let sealed = world.store.stats().disk.segments - 1;
+    assert!(sealed > 0);
+    world.scrubs.clear();
+    world.later(7200);
+    let (name, at, chunk) = world.scrubs.pop().expect("it is time to scrub");
+    world.now += Duration::from_millis(100);
+    world.step(Input::Tick);
+    assert!(world.scrubs.is_empty(), "one at a time");
+    world.step(Input::Disk(DiskInput::Scrubbed { name, at, outcome: Ok(()) }));
+    world.step(Input::Tick);
+    assert!(world.scrubs.is_empty(), "not before its time");
+    world.later(1);
+    let (name, next, _) = world.scrubs.pop().expect("it is time for the next");
+    assert!(next > at && chunk.bytes == CHUNK);
+    let before = world.store.stats().disk.chunks;
+    let outcome = Err(LoadFault::Damaged);
+    world.step(Input::Disk(DiskInput::Scrubbed { name, at: next, outcome }));
+    let stats = world.store.stats().disk;
+    assert!(stats.chunks < before && stats.counts.damaged_chunks == 1);
+}

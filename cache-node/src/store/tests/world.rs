@@ -31,6 +31,8 @@ pub(super) struct World {
     /// What was written to disk, by where its record begins.
     pub(super) disk: HashMap<Location, Bytes>,
     pub(super) jobs: Vec<Job>,
+    pub(super) scrubs: Vec<(ChunkName, Location, Chunk)>,
+    pub(super) cleared: Vec<(u64, u64)>,
     pub(super) said: Vec<(ConnectionId, ToEngine)>,
     pub(super) answers: Vec<(Ticket, larder_protocol::control::StageAnswer)>,
     pub(super) closed: Vec<ConnectionId>,
@@ -48,6 +50,8 @@ impl World {
             regions: HashMap::new(),
             disk: HashMap::new(),
             jobs: Vec::new(),
+            scrubs: Vec::new(),
+            cleared: Vec::new(),
             said: Vec::new(),
             answers: Vec::new(),
             closed: Vec::new(),
@@ -111,6 +115,8 @@ impl World {
                 self.disk.retain(|at, _| at.segment != segment);
             }
             Output::Disk { op, offset } => self.jobs.push(Job::Disk { op, offset }),
+            Output::Scrub { name, at, chunk } => self.scrubs.push((name, at, chunk)),
+            Output::Cleared { chunks, kept, .. } => self.cleared.push((chunks, kept)),
             Output::Verify { verify, checks, .. } => self.jobs.push(Job::Verify { verify, checks }),
             Output::Damaged { flip, .. } => {
                 if let Some((offset, _)) = flip {

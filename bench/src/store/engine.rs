@@ -1,0 +1,245 @@
+//! A node's client as an engine is one: a scheduler's and a worker's connection, the slab and a region.
+
+use std::io::{self, IoSliceMut, Write as _};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use larder_protocol::frame::frame;
+use larder_protocol::message::{
+    Commit, Complete, Hello, Leased, Load, Lookup, Register, Registered, Release, Role, ToNode, Verdict,
+};
+use larder_protocol::{BlockKey, FrameBuffer, Tag, ToEngine};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use super::mapped::{Mapped, received};
+
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 256 << 10;
+
+struct Wire {
+    stream: UnixStream,
+    buffer: FrameBuffer,
+    piece: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+fn bad(text: impl Into<String>) -> io::Error {
+    io::Error::other(text.into())
+}
+
+impl Wire {
+    fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        Ok(Self { stream, buffer: FrameBuffer::new(), piece: vec![0; READ_BYTES], descriptors: Vec::new() })
+    }
+
+    fn say(&mut self, message: impl Into<ToNode>) -> io::Result<()> {
+        self.stream.write_all(&frame(&message.into().encode()))
+    }
+
+    fn hear(&mut self) -> io::Result<ToEngine> {
+        loop {
+            if let Some(body) = self.buffer.next_body().map_err(|fault| bad(fault.to_string()))? {
+                return ToEngine::decode(body).map_err(|fault| bad(fault.to_string()));
+            }
+            let mut space = nix::cmsg_space!([RawFd; 4]);
+            let count = {
+                let mut pieces = [IoSliceMut::new(&mut self.piece)];
+                let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+                let message = recvmsg::<()>(self.stream.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
+                for control in message.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(raw) = control {
+                        self.descriptors.extend(raw.into_iter().map(received));
+                    }
+                }
+                message.bytes
+            };
+            if count == 0 {
+                return Err(bad("the node has closed the connection"));
+            }
+            self.buffer.push(&self.piece[..count]);
+        }
+    }
+
+    fn register(&mut self, role: Role, register: &Register) -> io::Result<Registered> {
+        let hello = Hello {
+            versions: vec![1, 2],
+            role,
+            rank: 0,
+            engine: "bench".into(),
+            endpoint: Some("http://bench".into()),
+            software: None,
+        };
+        self.say(hello)?;
+        self.hear()?;
+        self.say(register.clone())?;
+        match self.hear()? {
+            ToEngine::Registered(registered) => Ok(registered),
+            other => Err(bad(format!("not registered: {other:?}"))),
+        }
+    }
+}
+
+/// A connected engine of one rank.
+pub(super) struct Engine {
+    scheduler: Wire,
+    _worker: Wire,
+    slab: Mapped,
+    region: Mapped,
+    registered: Registered,
+    chunk_bytes: u64,
+    next: u64,
+}
+
+/// The keys of these chunks.
+pub(super) fn keys(numbers: Range<u64>) -> Vec<BlockKey> {
+    numbers.filter_map(|number| BlockKey::new(&[&number.to_be_bytes()[..], &[0; 28]].concat())).collect()
+}
+
+/// Tokens of a chunk.
+pub(super) const TOKENS: u32 = 256;
+
+impl Engine {
+    /// Connects, with chunks of this size.
+    pub(super) fn connect(socket: &Path, chunk_bytes: u64) -> io::Result<Self> {
+        let register = Register {
+            id: 1,
+            model: "bench".into(),
+            hash: "sha256_cbor".into(),
+            weights: vec![1; 32],
+            epoch: chunk_bytes,
+            layout: vec![2; 32],
+            dtype: "bfloat16".into(),
+            tokens_per_block: 16,
+            blocks_per_chunk: TOKENS / 16,
+            part_bytes: chunk_bytes,
+            world: 1,
+        };
+        let mut worker = Wire::connect(socket)?;
+        worker.register(Role::Worker, &register)?;
+        let mut descriptors = worker.descriptors.drain(..);
+        let (slab, _generations, region) = (descriptors.next(), descriptors.next(), descriptors.next());
+        drop(descriptors);
+        let handed = || bad("a worker is handed its memory");
+        let slab = Mapped::new(slab.ok_or_else(handed)?, false)?;
+        let region = Mapped::new(region.ok_or_else(handed)?, true)?;
+        let mut scheduler = Wire::connect(socket)?;
+        let registered = scheduler.register(Role::Scheduler, &register)?;
+        Ok(Self { scheduler, _worker: worker, slab, region, registered, chunk_bytes, next: 1 })
+    }
+
+    pub(super) fn region_slots(&self) -> u64 {
+        u64::from(self.registered.region_slots)
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// The next answer; grants that came before it are left out.
+    fn answer(&mut self) -> io::Result<ToEngine> {
+        loop {
+            match self.scheduler.hear()? {
+                ToEngine::Grant(_) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Writes chunks into the region from a slot on, and has them stored. The answer is taken by [`Self::committed`].
+    pub(super) fn commit(&mut self, numbers: Range<u64>, from_slot: u64, chunks: &[u8]) -> io::Result<()> {
+        let count = numbers.end - numbers.start;
+        for (index, chunk) in (0..count).zip(chunks.chunks_exact(self.chunk_bytes as usize)) {
+            self.region.write((from_slot + index) * self.registered.region_stride, chunk);
+        }
+        let commit = Commit {
+            id: self.id(),
+            keys: keys(numbers),
+            end_tokens: (1..=count as u32).map(|index| index * TOKENS).collect(),
+            region_slots: (from_slot as u32..(from_slot + count) as u32).collect(),
+            request: None,
+            tag: None,
+            prompt_tokens: None,
+        };
+        self.scheduler.say(commit)
+    }
+
+    /// Waits for a commit.
+    pub(super) fn committed(&mut self) -> io::Result<()> {
+        match self.answer()? {
+            ToEngine::Committed(committed)
+                if committed.results.0.iter().all(|it| *it == Verdict::Accepted) =>
+            {
+                Ok(())
+            }
+            other => Err(bad(format!("not stored: {other:?}"))),
+        }
+    }
+
+    pub(super) fn ask_for(&mut self, numbers: Range<u64>, tag: Option<Tag>) -> io::Result<()> {
+        let count = (numbers.end - numbers.start) as u32;
+        let lookup = Lookup {
+            id: self.id(),
+            keys: keys(numbers),
+            end_tokens: (1..=count).map(|index| index * TOKENS).collect(),
+            request: None,
+            tag,
+            prompt_tokens: Some(count * TOKENS),
+        };
+        self.scheduler.say(lookup)
+    }
+
+    /// The answer to [`Self::ask_for`]; none while chunks are coming up.
+    pub(super) fn leased(&mut self) -> io::Result<Option<Leased>> {
+        match self.answer()? {
+            ToEngine::Leased(leased) => Ok(Some(leased)),
+            ToEngine::Pending(_) => Ok(None),
+            other => Err(bad(format!("not leased: {other:?}"))),
+        }
+    }
+
+    /// Copies the chunks of a lease out, and gives it back; the answers are taken by [`Self::given_back`].
+    pub(super) fn copy_out(&mut self, leased: &Leased, to: &mut [u8]) -> io::Result<()> {
+        let (lease, count) = (leased.lease, leased.slots.len() as u32);
+        let id = self.id();
+        self.scheduler.say(Load { id, lease, first: 0, count })?;
+        for (slot, chunk) in leased.slots.iter().zip(to.chunks_exact_mut(self.chunk_bytes as usize)) {
+            let offset = self.registered.slot_offset(*slot).ok_or_else(|| bad("a slot outside the slab"))?;
+            self.slab.read(offset, chunk);
+        }
+        let id = self.id();
+        self.scheduler.say(Complete { id, lease, ok: true, failed: None })?;
+        let id = self.id();
+        self.scheduler.say(Release { id, lease })
+    }
+
+    /// Takes the three answers of [`Self::copy_out`].
+    pub(super) fn given_back(&mut self) -> io::Result<()> {
+        for _ in 0..3 {
+            match self.answer()? {
+                ToEngine::Okay(_) => {}
+                other => return Err(bad(format!("not done: {other:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a lease back that nothing was copied of.
+    pub(super) fn release(&mut self, leased: &Leased) -> io::Result<()> {
+        let id = self.id();
+        self.scheduler.say(Release { id, lease: leased.lease })?;
+        self.answer().map(drop)
+    }
+
+    /// Waits until a grant has come.
+    pub(super) fn grant(&mut self) -> io::Result<()> {
+        loop {
+            if let ToEngine::Grant(_) = self.scheduler.hear()? {
+                return Ok(());
+            }
+        }
+    }
+}
