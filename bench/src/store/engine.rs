@@ -1,5 +1,6 @@
 //! A node's client as an engine is one: a scheduler's and a worker's connection, the slab and a region.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -90,6 +91,9 @@ pub(super) struct Engine {
     region: Mapped,
     registered: Registered,
     chunk_bytes: u64,
+    /// Answers that came before what was waited for: of releases, and of lookups.
+    okays: u64,
+    early: VecDeque<ToEngine>,
     next: u64,
 }
 
@@ -127,7 +131,17 @@ impl Engine {
         let region = Mapped::new(region.ok_or_else(handed)?, true)?;
         let mut scheduler = Wire::connect(socket)?;
         let registered = scheduler.register(Role::Scheduler, &register)?;
-        Ok(Self { scheduler, _worker: worker, slab, region, registered, chunk_bytes, next: 1 })
+        Ok(Self {
+            scheduler,
+            _worker: worker,
+            slab,
+            region,
+            registered,
+            chunk_bytes,
+            okays: 0,
+            early: VecDeque::new(),
+            next: 1,
+        })
     }
 
     pub(super) fn region_slots(&self) -> u64 {
@@ -194,11 +208,32 @@ impl Engine {
 
     /// The answer to [`Self::ask_for`]; none while chunks are coming up.
     pub(super) fn leased(&mut self) -> io::Result<Option<Leased>> {
-        match self.answer()? {
-            ToEngine::Leased(leased) => Ok(Some(leased)),
-            ToEngine::Pending(_) => Ok(None),
-            other => Err(bad(format!("not leased: {other:?}"))),
+        loop {
+            let answer = match self.early.pop_front() {
+                Some(answer) => answer,
+                None => self.answer()?,
+            };
+            match answer {
+                ToEngine::Leased(leased) => return Ok(Some(leased)),
+                ToEngine::Pending(_) => return Ok(None),
+                // A lookup is answered once its chunks are verified, and what was said later before.
+                ToEngine::Okay(_) => self.okays += 1,
+                other => return Err(bad(format!("not leased: {other:?}"))),
+            }
         }
+    }
+
+    /// Waits for so many things to be done.
+    fn done(&mut self, count: u64) -> io::Result<()> {
+        while self.okays < count {
+            match self.answer()? {
+                ToEngine::Okay(_) => self.okays += 1,
+                answer @ (ToEngine::Leased(_) | ToEngine::Pending(_)) => self.early.push_back(answer),
+                other => return Err(bad(format!("not done: {other:?}"))),
+            }
+        }
+        self.okays -= count;
+        Ok(())
     }
 
     /// Copies the chunks of a lease out, and gives it back; the answers are taken by [`Self::given_back`].
@@ -218,20 +253,14 @@ impl Engine {
 
     /// Takes the three answers of [`Self::copy_out`].
     pub(super) fn given_back(&mut self) -> io::Result<()> {
-        for _ in 0..3 {
-            match self.answer()? {
-                ToEngine::Okay(_) => {}
-                other => return Err(bad(format!("not done: {other:?}"))),
-            }
-        }
-        Ok(())
+        self.done(3)
     }
 
     /// Gives a lease back that nothing was copied of.
     pub(super) fn release(&mut self, leased: &Leased) -> io::Result<()> {
         let id = self.id();
         self.scheduler.say(Release { id, lease: leased.lease })?;
-        self.answer().map(drop)
+        self.done(1)
     }
 
     /// Waits until a grant has come.

@@ -19,6 +19,10 @@ const SUFFIX: &str = ".larder";
 /// Locked by the process that uses the directory: two would cut off each other's segments.
 const LOCK: &str = "lock";
 
+/// Segments whose files are kept open: two descriptors each, far below the 1,024 that a process has by default. Opening one
+/// anew costs some microseconds.
+const OPEN_MAX: usize = 128;
+
 /// Whether whole blocks go past the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -52,7 +56,7 @@ pub struct Files {
     access: Access,
     /// Held for as long as this process uses the directory.
     _lock: Flock<File>,
-    /// Open files; two a segment at most, which the tier's size bounds.
+    /// Open files, of [`OPEN_MAX`] segments at most.
     open: Mutex<HashMap<u64, Arc<Handles>>>,
 }
 
@@ -104,6 +108,12 @@ impl Files {
             Access::Cached => None,
         };
         let handles = Arc::new(Handles { cached, direct });
+        // Any one goes; whoever uses it now holds it open.
+        if open.len() >= OPEN_MAX
+            && let Some(other) = open.keys().next().copied()
+        {
+            open.remove(&other);
+        }
         open.insert(segment, Arc::clone(&handles));
         Ok(handles)
     }
@@ -168,5 +178,27 @@ impl Media for Files {
         }
         found.sort_unstable();
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_files_are_open_than_a_process_may_have() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path().join("kv"), Access::Cached).unwrap();
+        let segments = 0..OPEN_MAX as u64 + 50;
+        for segment in segments.clone() {
+            files.create(segment).unwrap();
+            files.write(segment, 0, &[&segment.to_le_bytes()]).unwrap();
+        }
+        for segment in segments {
+            let mut bytes = [0; 8];
+            files.read(segment, 0, &mut bytes).unwrap();
+            assert_eq!(u64::from_le_bytes(bytes), segment);
+        }
+        assert!(files.open.lock().unwrap().len() <= OPEN_MAX);
     }
 }
