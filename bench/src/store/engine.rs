@@ -1,6 +1,6 @@
 //! A node's client as an engine is one: a scheduler's and a worker's connection, the slab and a region.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, IoSliceMut, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -94,6 +94,8 @@ pub(super) struct Engine {
     /// Answers that came before what was waited for: of releases, and of lookups.
     okays: u64,
     early: VecDeque<ToEngine>,
+    /// Commits that ended before one that was waited for.
+    ended: HashSet<u64>,
     next: u64,
 }
 
@@ -140,6 +142,7 @@ impl Engine {
             chunk_bytes,
             okays: 0,
             early: VecDeque::new(),
+            ended: HashSet::new(),
             next: 1,
         })
     }
@@ -163,14 +166,15 @@ impl Engine {
         }
     }
 
-    /// Writes chunks into the region from a slot on, and has them stored. The answer is taken by [`Self::committed`].
-    pub(super) fn commit(&mut self, numbers: Range<u64>, from_slot: u64, chunks: &[u8]) -> io::Result<()> {
+    /// Writes chunks into the region from a slot on, and has them stored. Returns what [`Self::committed`] waits for.
+    pub(super) fn commit(&mut self, numbers: Range<u64>, from_slot: u64, chunks: &[u8]) -> io::Result<u64> {
         let count = numbers.end - numbers.start;
         for (index, chunk) in (0..count).zip(chunks.chunks_exact(self.chunk_bytes as usize)) {
             self.region.write((from_slot + index) * self.registered.region_stride, chunk);
         }
+        let id = self.id();
         let commit = Commit {
-            id: self.id(),
+            id,
             keys: keys(numbers),
             end_tokens: (1..=count as u32).map(|index| index * TOKENS).collect(),
             region_slots: (from_slot as u32..(from_slot + count) as u32).collect(),
@@ -178,19 +182,21 @@ impl Engine {
             tag: None,
             prompt_tokens: None,
         };
-        self.scheduler.say(commit)
+        self.scheduler.say(commit)?;
+        Ok(id)
     }
 
-    /// Waits for a commit.
-    pub(super) fn committed(&mut self) -> io::Result<()> {
-        match self.answer()? {
-            ToEngine::Committed(committed)
-                if committed.results.0.iter().all(|it| *it == Verdict::Accepted) =>
-            {
-                Ok(())
+    /// Waits for a commit. They end in any order.
+    pub(super) fn committed(&mut self, id: u64) -> io::Result<()> {
+        while !self.ended.remove(&id) {
+            match self.answer()? {
+                ToEngine::Committed(it) if it.results.0.iter().all(|it| *it == Verdict::Accepted) => {
+                    self.ended.insert(it.id);
+                }
+                other => return Err(bad(format!("not stored: {other:?}"))),
             }
-            other => Err(bad(format!("not stored: {other:?}"))),
         }
+        Ok(())
     }
 
     pub(super) fn ask_for(&mut self, numbers: Range<u64>, tag: Option<Tag>) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Through the slab: an engine's copy into its region and the node's copy and checksum; and back.
 
+use std::collections::VecDeque;
+
 use larder_cache_node::medium::memory::{Others, SharedMemory};
 use larder_protocol::chunk_checksum;
 
@@ -86,14 +88,17 @@ pub(super) fn put(
     batch: u64,
     chunks: &[u8],
 ) -> std::io::Result<()> {
+    let mut under_way = VecDeque::new();
     for index in 0..batches {
         let from = first + index * batch;
-        if index >= 2 {
-            engine.committed()?;
+        if under_way.len() == 2
+            && let Some(oldest) = under_way.pop_front()
+        {
+            engine.committed(oldest)?;
         }
-        engine.commit(from..from + batch, index % 2 * batch, chunks)?;
+        under_way.push_back(engine.commit(from..from + batch, index % 2 * batch, chunks)?);
     }
-    (0..batches.min(2)).try_for_each(|_| engine.committed())
+    under_way.into_iter().try_for_each(|id| engine.committed(id))
 }
 
 /// Loads batches; the next one is looked up while this one is copied.

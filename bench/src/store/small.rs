@@ -27,7 +27,7 @@ impl Bench<'_> {
     pub(super) fn small(&self) -> Result<(f64, f64), Error> {
         let folder = self.folder("small")?;
         // What was found right a minute ago is not read again: the lookup itself is measured.
-        let lines = "verify_fresh = \"60s\"\nhost = { size = \"256MiB\" }\nregion = { size = \"256MiB\" }";
+        let lines = "verify_fresh = \"60s\"\nlookup_deadline = \"10s\"\nhost = { size = \"256MiB\" }\nregion = { size = \"256MiB\" }";
         let node = self.start(&folder, lines)?;
         let mut engine = Engine::connect(&node.socket, CHUNK_BYTES).map_err(io)?;
         let chunks = noise((KEYS * CHUNK_BYTES) as usize);
