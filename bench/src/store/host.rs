@@ -15,8 +15,8 @@ const BATCH_BYTES: u64 = 16 << 20;
 impl Bench<'_> {
     pub(super) fn host(&self, chunk_bytes: u64) -> Result<Vec<Row>, Error> {
         let folder = self.folder("host")?;
-        // Room for every pass: nothing is evicted, and every put is of new keys.
-        let size = (self.args.passes + 2) * self.args.pass_mib * 5 / 4;
+        // Room for a pass: nothing is evicted, and what is stored anew goes where the pass before was.
+        let size = self.args.pass_mib * 3 / 2 + 64;
         let lines = format!(
             "verify_fresh = \"0s\"\nhost = {{ size = \"{size}MiB\" }}\nregion = {{ size = \"{}MiB\" }}",
             BATCH_BYTES >> 19
@@ -38,6 +38,7 @@ impl Bench<'_> {
             let put = Pass::of(bytes, cpu, || put(&mut engine, first, batches, batch, &chunks).map_err(io))?;
             let get =
                 Pass::of(bytes, cpu, || get(&mut engine, first, batches, batch, &mut back).map_err(io))?;
+            node.clear()?;
             if pass > 0 {
                 limits.push(limit);
                 puts.push(put);

@@ -53,16 +53,29 @@ impl Node {
         cpu_of(self.child.id())
     }
 
-    /// A figure of its own.
-    pub(super) fn stat(&self, name: &str) -> Result<u64, Error> {
+    /// One exchange with the control API.
+    fn ask(&self, request: &str) -> Result<Value, Error> {
         let mut stream = TcpStream::connect(&self.address).map_err(failed)?;
-        stream
-            .write_all(b"GET /v1/stats HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            .map_err(failed)?;
+        let head = "host: x\r\nconnection: close\r\ncontent-length: 0";
+        stream.write_all(format!("{request} HTTP/1.1\r\n{head}\r\n\r\n").as_bytes()).map_err(failed)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(failed)?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let stats: Value = serde_json::from_str(body).map_err(failed)?;
+        serde_json::from_str(body).map_err(failed)
+    }
+
+    /// Has it forget everything. The pages of its slab stay taken, as in a node that has run for a while.
+    pub(super) fn clear(&self) -> Result<(), Error> {
+        let answer = self.ask("POST /v1/clear")?;
+        match answer["kept_chunks"].as_u64() {
+            Some(0) => Ok(()),
+            _ => Err(failed(format!("the node does not forget everything: {answer}"))),
+        }
+    }
+
+    /// A figure of its own.
+    pub(super) fn stat(&self, name: &str) -> Result<u64, Error> {
+        let stats = self.ask("GET /v1/stats")?;
         stats[name].as_u64().ok_or_else(|| failed(format!("the node counts no {name}")))
     }
 
