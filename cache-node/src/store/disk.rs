@@ -369,7 +369,8 @@ impl Store {
     pub(super) fn scrub(&mut self, now: Duration, out: &mut Vec<Output>) {
         let rate = self.settings.scrub_bytes_per_s;
         let Some(disk) = self.disk.as_mut().filter(|_| rate > 0) else { return };
-        if disk.scrub.under_way || now < disk.scrub.not_before {
+        // Before all is found, a look would end at what is not there yet, and the pause be taken for nothing.
+        if disk.scrub.under_way || now < disk.scrub.not_before || disk.core.is_recovering() {
             return;
         }
         let from = disk.scrub.last.unwrap_or(Location { segment: 0, offset: 0 });

@@ -393,7 +393,8 @@ impl<K: Clone + Eq + Hash> Disk<K> {
         }
     }
 
-    fn is_recovering(&self) -> bool {
+    /// Whether segments of earlier runs have not been read yet.
+    pub fn is_recovering(&self) -> bool {
         self.segments.values().any(|segment| segment.state == State::Unread)
     }
 

@@ -3,6 +3,7 @@
 use larder_protocol::code::MissReason;
 use larder_protocol::control::{StageReason, StageRequest};
 use larder_protocol::message::Miss;
+use larder_tiering::disk::Found;
 
 use super::*;
 
@@ -236,4 +237,21 @@ fn a_scrub_reads_the_tier_at_its_rate_and_drops_what_has_rotted() {
     world.step(Input::Disk(DiskInput::Scrubbed { name, at: next, outcome }));
     let stats = world.store.stats().disk;
     assert!(stats.chunks < before && stats.counts.damaged_chunks == 1);
+}
+
+/// A node that has just started looks at its disk before it knows what is there.
+#[test]
+fn a_scrub_waits_for_what_earlier_runs_left() {
+    let settings = Settings { scrub_bytes_per_s: 2 * CHUNK, ..settings() };
+    let mut world = World::with_earlier(settings, 1, &[(1, MIB)]);
+    world.step(Input::Tick);
+    assert!(world.scrubs.is_empty(), "nothing is known to be there");
+    let engine = world.engine(1, &register(CHUNK, 1));
+    let name = name(&world, engine, 1);
+    let chunk = Chunk { bytes: CHUNK, sum: 1, tokens: 32, end: 32 };
+    let found = Found { offset: 0, name, parent: None, chunk };
+    let last = Some(chunk.record_bytes());
+    world.step(Input::Disk(DiskInput::Found { segment: 1, chunks: vec![found], last }));
+    world.step(Input::Tick);
+    assert_eq!(world.scrubs.len(), 1, "now it is, and no hour has passed");
 }

@@ -62,6 +62,11 @@ impl World {
 
     /// A world with a disk tier of eight segments of 1 MiB, each of seven chunks of 128 KiB.
     pub(super) fn with_disk(settings: Settings, admit_uses: u32) -> Self {
+        Self::with_earlier(settings, admit_uses, &[])
+    }
+
+    /// The same with segments of an earlier run, by number and length.
+    pub(super) fn with_earlier(settings: Settings, admit_uses: u32, earlier: &[(u64, u64)]) -> Self {
         let limits = Limits {
             capacity_bytes: 8 * MIB,
             segment_bytes: MIB,
@@ -72,7 +77,7 @@ impl World {
             half_life: HALF_LIFE,
         };
         let mut world = Self::new(settings.clone());
-        world.store = Store::new(settings).with_disk(limits, &[]);
+        world.store = Store::new(settings).with_disk(limits, earlier);
         world
     }
 
