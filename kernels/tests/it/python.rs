@@ -1,10 +1,8 @@
 //! The proof with an engine in Python, on NVIDIA's own bindings: what the plugin of a real engine would call.
 
 use std::process::Command;
-use std::sync::Arc;
 
 use larder_emulator::library;
-use larder_kernels::{CopyStream, Event, Ticket};
 
 use crate::engine::{CHUNKS, Engine, Setup, expected, hex, layout_of, open};
 use crate::world::{Side, emulator, noise, on_gpu};
@@ -40,11 +38,8 @@ fn wrong_bytes(setup: &Setup, waits: bool) -> (usize, usize) {
     let mut tickets = Vec::new();
     for (index, (blocks, first)) in CHUNKS.into_iter().enumerate() {
         let at = index * slot;
-        node.bytes.write(at, &noise(index as u64 + 1, chunk));
-        let stream = Arc::new(CopyStream::create(&node.device, 0).unwrap());
-        stream.wait_for(&Event::open(&node.device, engine.written).unwrap()).unwrap();
-        let (host, slab) = ((&node.host, at), (&node.slab, at));
-        tickets.push(Ticket::load(&node.kernels, &stream, host, slab, &kv, (blocks, first)).unwrap());
+        let bytes = noise(index as u64 + 1, chunk);
+        tickets.push(node.load_after(engine.written, &kv, (at, &bytes), (blocks, first)));
     }
     let events: Vec<String> = tickets.iter().map(|ticket| hex(&ticket.event().export().unwrap().0)).collect();
     let dump = format!("dump {}", last.display());

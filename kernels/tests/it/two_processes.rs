@@ -2,10 +2,8 @@
 //! byte: for each order of the cache, for both kinds of names, on several streams at once. And its controls: with one
 //! thing wrong each, the comparison must fail.
 
-use std::sync::Arc;
-
 use larder_kernels::selftest::EMULATOR;
-use larder_kernels::{CopyStream, Event, EventHandle, Ticket, reference};
+use larder_kernels::{Event, EventHandle, Ticket, reference};
 
 use crate::engine::{CHUNKS, Engine, Setup, hex, layout_of, open, unhex};
 use crate::world::{Side, emulator, noise, on_gpu};
@@ -46,12 +44,7 @@ fn wrong_bytes(wrong: Wrong, setup: Setup) -> usize {
         if wrong == Wrong::Block && index == 2 {
             blocks[2] += 1;
         }
-        node.bytes.write(at, &bytes);
-        let stream = Arc::new(CopyStream::create(&node.device, 0).unwrap());
-        stream.wait_for(&Event::open(&node.device, engine.written).unwrap()).unwrap();
-        let host = (&node.host, at);
-        let ticket = Ticket::load(&node.kernels, &stream, host, (&node.slab, at), &kv, (&blocks, first));
-        tickets.push(ticket.unwrap());
+        tickets.push(node.load_after(engine.written, &kv, (at, &bytes), (&blocks, first)));
     }
     assert!(on_gpu() || tickets.iter().all(|ticket| !ticket.is_done().unwrap()), "held");
     let answer = if wrong == Wrong::NoWait {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use larder_emulator::{Controls, POISON, library};
 pub(crate) use larder_kernels::HostBytes as Bytes;
 use larder_kernels::{
-    CopyStream, Device, Driver, GpuError, HostMemory, Kernels, LandingSlab, NoGpu, PinnedRegion,
+    CopyStream, Device, Driver, Event, EventHandle, GpuError, HostMemory, ImportedKv, Kernels, LandingSlab,
+    NoGpu, PinnedRegion, Ticket,
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -194,6 +195,20 @@ impl Side {
             bytes: memory,
             device,
         })
+    }
+
+    /// Begins to load a chunk that lies at `at`, on a stream of its own, once the engine's event was reached.
+    pub(crate) fn load_after(
+        &self,
+        written: EventHandle,
+        kv: &Arc<ImportedKv>,
+        (at, bytes): (usize, &[u8]),
+        blocks: (&[u32], u32),
+    ) -> Ticket {
+        self.bytes.write(at, bytes);
+        let stream = Arc::new(CopyStream::create(&self.device, 0).unwrap());
+        stream.wait_for(&Event::open(&self.device, written).unwrap()).unwrap();
+        Ticket::load(&self.kernels, &stream, (&self.host, at), (&self.slab, at), kv, blocks).unwrap()
     }
 }
 
