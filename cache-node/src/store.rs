@@ -126,7 +126,7 @@ pub struct Store {
     /// Stage calls that wait for chunks from disk.
     waiting: Vec<Waiting>,
     /// Uses of chunks that the disk tier has not been told of.
-    touched: Vec<Vec<Touch>>,
+    touched: Vec<(Option<ChunkName>, Vec<Touch>)>,
     recipes: Recipes,
     counts: Counts,
     /// The next number for sessions, jobs and the order of use.

@@ -181,6 +181,7 @@ impl Engine {
             request: None,
             tag: None,
             prompt_tokens: None,
+            parent: None,
         };
         self.scheduler.say(commit)?;
         Ok(id)

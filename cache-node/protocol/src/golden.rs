@@ -51,6 +51,7 @@ pub(crate) fn to_node() -> Vec<ToNode> {
         request: None,
         tag: None,
         prompt_tokens: None,
+        parent: None,
     };
     vec![
         hello.into(),
@@ -160,13 +161,23 @@ fn every_message_of_version_2() {
 /// Fields that came later: with them as the second file says, without them as the first says (the tests above).
 #[test]
 fn every_optional_field() {
+    let continued = to_node().into_iter().filter_map(|message| match message {
+        ToNode::Commit(commit) => Some(ToNode::from(Commit { parent: Some(key(2)), ..commit })),
+        _ => None,
+    });
+    let (messages, lines) = (continued.collect::<Vec<_>>(), lines(OPTIONAL, "to_node"));
+    assert_eq!(messages.len(), lines.len());
+    for (message, (kind, golden)) in messages.into_iter().zip(lines) {
+        assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
+        assert_eq!(ToNode::decode(&message.encode()), Ok(message));
+    }
     let named = to_engine().into_iter().filter_map(|message| match message {
         ToEngine::Registered(registered) => {
             Some(ToEngine::from(Registered { session: Some(WireSession(9)), ..registered }))
         }
         _ => None,
     });
-    let (messages, lines) = (named.collect::<Vec<_>>(), lines(OPTIONAL, "to_engine"));
+    let (messages, lines) = (named.collect::<Vec<_>>(), self::lines(OPTIONAL, "to_engine"));
     assert_eq!(messages.len(), lines.len());
     for (message, (kind, golden)) in messages.into_iter().zip(lines) {
         assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));

@@ -27,7 +27,10 @@ pub(super) struct Commit {
     results: Verdicts,
     region_slots: Vec<u32>,
     copying: usize,
-    /// Where the chunks will lie, if the first is its prompt's first, as far as there is no gap: what may go to disk.
+    /// The chunk of the prompt before the first of these.
+    before: Option<ChunkName>,
+    /// Where the chunks will lie, if the first is its prompt's first or follows `before`, as far as there is no gap: what
+    /// may go to disk.
     leading: Vec<Pinned>,
 }
 
@@ -113,9 +116,11 @@ impl Store {
         let mut results = Vec::with_capacity(commit.keys.len());
         let mut copying = 0;
         // The chunk before, or the nearest one there is: keys of one commit are of one prompt, in its order.
-        let mut parent = None;
+        let before = commit.parent.map(|key| ChunkName { namespace: layout.namespace, key });
+        let mut parent = before.as_ref().and_then(|name| self.chunks.get(name).copied());
         let mut leading = Vec::new();
-        let from_the_first = commit.end_tokens.first().is_some_and(|end| *end <= layout.tokens_per_chunk);
+        let is_first = commit.end_tokens.first().is_some_and(|end| *end <= layout.tokens_per_chunk);
+        let follows = is_first || before.is_some();
         let keys = commit.keys.into_iter().zip(commit.end_tokens).zip(&commit.region_slots);
         for (index, ((key, end), region_slot)) in (0_u64..).zip(keys) {
             let name = ChunkName { namespace: layout.namespace, key };
@@ -143,7 +148,7 @@ impl Store {
                     }
                 },
             };
-            let gap = !from_the_first || leading.len() as u64 != index || verdict == Verdict::Refused;
+            let gap = !follows || leading.len() as u64 != index || verdict == Verdict::Refused;
             // The next even generation is that of the chunk, once it is whole.
             let place = |slot| Pinned { slot, generation: self.arena.generation(slot).next_multiple_of(2) };
             leading.extend(parent.filter(|_| !gap).map(place));
@@ -157,6 +162,7 @@ impl Store {
             results: Verdicts(results),
             region_slots,
             copying,
+            before,
             leading,
         };
         if copying == 0 {
@@ -221,7 +227,7 @@ impl Store {
                 session.region_busy.remove(slot);
             }
         }
-        self.note_commit(&commit.leading, &commit.results);
+        self.note_commit(commit.before, &commit.leading, &commit.results);
         let committed = Committed { id: commit.id, results: commit.results };
         out.push(send(commit.connection, committed));
     }

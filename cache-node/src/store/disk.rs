@@ -317,28 +317,27 @@ impl Store {
     /// A lease was granted on these chunks, the first of which is its prompt's first.
     pub(super) fn note_grant(&mut self, chunks: &[Pinned]) {
         let touch = |pinned: &Pinned| Touch { pinned: *pinned, is_first: false };
-        self.note(chunks.iter().map(touch).collect());
+        self.note(None, chunks.iter().map(touch).collect());
     }
 
-    /// These chunks of one commit are held, the first of which is its prompt's first.
-    pub(super) fn note_commit(&mut self, chunks: &[Pinned], results: &Verdicts) {
+    /// These chunks of one commit are held, the first of which is its prompt's first, or follows `before`.
+    pub(super) fn note_commit(&mut self, before: Option<ChunkName>, chunks: &[Pinned], results: &Verdicts) {
         let touch = |(pinned, verdict): (&Pinned, &Verdict)| Touch {
             pinned: *pinned,
             is_first: *verdict == Verdict::Accepted,
         };
-        self.note(chunks.iter().zip(&results.0).map(touch).collect());
+        self.note(before, chunks.iter().zip(&results.0).map(touch).collect());
     }
 
-    fn note(&mut self, touches: Vec<Touch>) {
+    fn note(&mut self, before: Option<ChunkName>, touches: Vec<Touch>) {
         if self.disk.is_some() && self.touched.len() < TOUCHED_MAX {
-            self.touched.push(touches);
+            self.touched.push((before, touches));
         }
     }
 
     /// Tells the tier what was used since the last time.
     pub(super) fn tell_uses(&mut self, now: Duration, out: &mut Vec<Output>) {
-        for touches in std::mem::take(&mut self.touched) {
-            let mut parent = None;
+        for (mut parent, touches) in std::mem::take(&mut self.touched) {
             for Touch { pinned, is_first } in touches {
                 // A slot that was given away may not even exist any more.
                 let there = self.arena.generation(pinned.slot) == pinned.generation;

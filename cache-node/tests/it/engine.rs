@@ -259,6 +259,7 @@ impl Engine {
             request: Some("r".into()),
             tag: None,
             prompt_tokens: None,
+            parent: None,
         }
     }
 

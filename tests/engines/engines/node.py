@@ -18,14 +18,17 @@ class Node:
         self.url = f"http://127.0.0.1:{self.port}"
         self.program: Program | None = None
 
-    def start(self, host: str = "512MiB", **keys: str) -> "Node":
-        """Starts it with an empty store. ``keys``: more lines of its configuration, values as TOML."""
+    def start(self, host: str = "512MiB", disk: Path | None = None, **keys: str) -> "Node":
+        """Starts it with an empty host tier. ``disk``: the directory of its disk tier, which takes every chunk at its
+        first use. ``keys``: more lines of its configuration, values as TOML."""
         config = self._folder / "node.toml"
         lines = [
             f'engine_socket = "{self.socket}"', f'control = "127.0.0.1:{self.port}"', "debug_faults = true",
             *(f"{key} = {value}" for key, value in keys.items()),
             "[host]", f'size = "{host}"', "[region]", 'size = "64MiB"',
         ]
+        if disk is not None:
+            lines += ["[disk]", f'path = "{disk}"', 'capacity = "1GiB"', 'segment = "64MiB"', "admit_uses = 0"]
         config.write_text("\n".join(lines) + "\n")
         self.program = Program("node", [str(self._binary), "--config", str(config)], self._folder / "node.log")
         self.program.until(lambda: http_json.answers(f"{self.url}/healthz"), 20, "healthz")
@@ -55,6 +58,11 @@ class Node:
             last = stats["stored_chunks_total"]
             time.sleep(0.3)
         time.sleep(1.1)
+
+    def wait_for_disk(self) -> None:
+        """Until nothing is being written to disk, or brought up from there, and all of earlier runs is found."""
+        until(lambda: not any(self.stats()[f"disk_{what}"] for what in ("writes", "loads", "unread_segments")), 30,
+              "the node's disk to come to rest")
 
     def flip(self, **what: int) -> None:
         """Flips one bit of a held chunk (``nth``, ``byte``, ``bit``)."""

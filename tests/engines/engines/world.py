@@ -90,10 +90,10 @@ class World:
         model = more.pop("model", self.model)
         return Vllm(name, self.bin_dir, model, self.node.socket, self.folder, cores, **more)
 
-    def restart_node(self, **keys: str) -> None:
-        """A node with an empty store; the engines find it by themselves."""
+    def restart_node(self, disk: Path | None = None, **keys: str) -> None:
+        """kill -9, and a node with an empty host tier; the engines find it by themselves."""
         self.node.kill()
-        self.node.start(**keys)
+        self.node.start(disk=disk, **keys)
         self.node.wait_for_engines(2)
 
     @contextmanager

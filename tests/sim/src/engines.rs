@@ -160,6 +160,10 @@ impl Engine {
             request: None,
             tag: Some(Tag(u128::from(numbers[0] / 100))),
             prompt_tokens: None,
+            parent: numbers[0]
+                .checked_sub(1)
+                .filter(|_| numbers[0] % 100 > 0)
+                .and_then(|before| keys(&[before]).pop()),
         };
         self.say(world, 0, commit)
     }

@@ -19,6 +19,7 @@ class Verdict(Enum):
 
     UNASKED = auto()
     ASKED = auto()
+    """A question is open, or the node said ``pending`` and the next question is due."""
     LEASED = auto()
     MISS = auto()
 
@@ -92,8 +93,16 @@ class Ask:
     """When the scheduler first met it undecided, while it is."""
     waited: float = 0.0
     """Seconds it was met undecided before, all questions together."""
+    pending_since: float | None = None
+    """When the node first said that chunks are coming up, while it does."""
+    pause: float = 0.0
+    """Seconds from the last such answer to the next question."""
+    ask_again_at: float = 0.0
+    """When that question is due."""
     leases: list[Lease] = field(default_factory=list)
     """What it may load from, in order: a pushed lease first, then one that goes on where that ends."""
+    tail: tuple[int, bytes] | None = None
+    """The last chunk that vLLM offered to store, by where it ends: chunks that were decoded are not among ``keys``."""
     tickets: set[int] = field(default_factory=set)
     finished: bool = False
 
@@ -112,12 +121,27 @@ class Ask:
             self.waiting_since = now
         return self.waited + now - self.waiting_since
 
-    def answered(self, verdict: Verdict, now: float) -> None:
-        """Ends the waiting, if anybody waited."""
+    def before(self, end: int) -> bytes | None:
+        """The chunk before the one that ends with so many tokens; None for the first, or where it is not known."""
+        if not self.end_tokens:
+            return None
+        tokens = self.end_tokens[0]
+        place = end // tokens - 2
+        if 0 <= place < len(self.keys):
+            return self.keys[place]
+        return self.tail[1] if self.tail is not None and self.tail[0] == end - tokens else None
+
+    def comes_up(self, now: float, pause: float) -> None:
+        """The answer was ``pending``: no question is open, and the next is due after a pause."""
+        self.answered(Verdict.ASKED, now, self.pending_since if self.pending_since is not None else now)
+        self.pause, self.ask_again_at = pause, now + pause
+
+    def answered(self, verdict: Verdict, now: float, pending_since: float | None = None) -> None:
+        """Ends the waiting for an answer, if anybody waited."""
         if self.waiting_since is not None:
             self.waited += now - self.waiting_since
             self.waiting_since = None
-        self.verdict, self.question = verdict, None
+        self.verdict, self.question, self.pending_since = verdict, None, pending_since
 
 
 @dataclass(frozen=True)
@@ -166,6 +190,8 @@ class StoreTicket:
     session: Session
     keys: list[bytes]
     end_tokens: list[int]
+    parent: bytes | None
+    """The chunk of the request before the first of these."""
     slots: list[int]
     workers_left: int
     void: bool = False

@@ -10,6 +10,8 @@ PREFIX: Final = "vllm:larder_"
 COUNTED: Final = {
     "lookups": "Questions asked to the cache node.",
     "lookup_timeouts": "Requests computed because the cache node did not answer in time.",
+    "lookups_pending": "Questions answered with: coming up from a slower tier, ask again.",
+    "pending_timeouts": "Requests computed because what they waited for did not come up in time.",
     "grants": "Leases that the cache node pushed because the proxy had a prefix staged.",
     "grants_unused": "Pushed leases that ended without a load.",
     "granted_tokens": "Tokens of pushed leases.",

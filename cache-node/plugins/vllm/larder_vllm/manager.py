@@ -24,21 +24,13 @@ from larder_vllm.counters import Counters
 from larder_vllm.jobs import Outcome, StoreSpec
 from larder_vllm.link import Session
 from larder_vllm.loads import Loads, spec_of
+from larder_vllm.questions import Patience, Questions
 from larder_vllm.stores import Stores
 
 log = logging.getLogger("vllm.larder")
 
 GRANTS_MAX: Final = 1_024
 """Pushed leases waiting for their request; more than requests a proxy forwards within one lease's life."""
-QUESTIONS_MAX: Final = 4_096
-"""Unanswered questions; a node that has so many is not asked more."""
-TIMEOUTS_MAX: Final = 3
-"""Unanswered questions in a row after which the node counts as silent: nobody waits for it until it speaks."""
-GRANT_WAIT_SECONDS: Final = 0.005
-"""With a pushed lease in hand, how long the answer is waited for that may go further: a node that is at leisure
-answers in a millisecond, and the pushed part is worth more than what it would add."""
-PROBE_SECONDS: Final = 1.0
-"""A silent node is still asked this often; the answer ends its silence."""
 NOTHING: Final = StoreSpec(0, None, np.empty(0, np.uint32))
 
 
@@ -49,7 +41,7 @@ class LarderManager(OffloadingManager):
         self,
         send: Callable[[wire.Message], bool],
         world: int,
-        lookup_seconds: float,
+        patience: Patience,
         clock: Callable[[], float] = time.monotonic,
         close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -57,21 +49,18 @@ class LarderManager(OffloadingManager):
         self._close = close
         self._send = send
         self._world = world
-        self._lookup_seconds = lookup_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self.counters = Counters()
         self._stores = Stores(send, self._number, self.counters)
         self._loads = Loads(send, self._number, self.counters)
+        self._questions = Questions(send, self._number, self.counters, self._stores, self._loads, patience)
         self._asks: dict[str, Ask] = {}
-        self._questions: dict[int, Ask] = {}
         self._deferred: dict[str, bytes] = {}
         """Requests deferred in this step, by the chunk whose lookup did it."""
         self._grants: OrderedDict[bytes, Lease] = OrderedDict()
         self._tickets: dict[int, LoadTicket | StoreTicket] = {}
         self._session: Session | None = None
-        self._timeouts = 0
-        self._probed = float("-inf")
         self._numbers = 1
         self._epoch = 0
         self._epoch_unset: int | None = None
@@ -87,7 +76,7 @@ class LarderManager(OffloadingManager):
         with self._lock:
             self._session = session
             self._stores.begin_session(session)
-            self._timeouts = 0
+            self._questions.heard()
             self.counters.add("sessions")
             if self._epoch:
                 self._send_epoch()
@@ -100,7 +89,7 @@ class LarderManager(OffloadingManager):
             self._forget_answers()
 
     def _forget_answers(self) -> None:
-        self._questions.clear()
+        self._questions.forget()
         for lease in self._grants.values():
             self._drop_grant(lease)
         self._grants.clear()
@@ -112,11 +101,13 @@ class LarderManager(OffloadingManager):
     def on_message(self, message: wire.ToEngine) -> None:
         """An answer, or a lease that nobody asked for."""
         with self._lock:
-            self._timeouts = 0
+            self._questions.heard()
             if isinstance(message, wire.Lease):
-                self._on_lease(message)
+                self._questions.on_lease(message, self._session, self._clock())
+            elif isinstance(message, wire.Pending):
+                self._questions.on_pending(message.id, self._clock())
             elif isinstance(message, wire.Miss):
-                self._on_miss(message.id)
+                self._questions.on_miss(message.id, self._clock())
             elif isinstance(message, wire.Grant):
                 self._on_grant(message)
             elif isinstance(message, wire.Committed):
@@ -126,43 +117,6 @@ class LarderManager(OffloadingManager):
                     self._epoch_unset = None
             elif isinstance(message, wire.ErrorAnswer):
                 self._on_error(message)
-
-    def _on_lease(self, message: wire.Lease) -> None:
-        ask = self._questions.pop(message.id, None)
-        session = self._session
-        if ask is None or session is None:
-            self._loads.release(message.lease)
-            return
-        now = self._clock()
-        lease = Lease.of(
-            message.lease, session.id, ask.keys, message.slots, message.generations, now + message.expires_ms / 1000
-        )
-        held = len(message.slots)
-        self._stores.note(ask.keys[:held], ask.keys[held:])
-        awaited = ask.question == message.id and ask.verdict is Verdict.ASKED and not ask.finished
-        if lease is not None:
-            lease.tokens = ask.end_tokens[held - 1]
-        if not awaited or lease is None or lease.tokens <= ask.leased_tokens:
-            self._loads.release(message.lease)
-        else:
-            ask.leases.append(lease)
-        if awaited:
-            self._decided(ask, now)
-
-    def _on_miss(self, question: int) -> None:
-        ask = self._questions.pop(question, None)
-        if ask is None:
-            return
-        self._stores.note([], ask.keys)
-        if ask.question == question and ask.verdict is Verdict.ASKED:
-            self._decided(ask, self._clock())
-
-    def _decided(self, ask: Ask, now: float) -> Verdict:
-        """Nothing more is waited for: what is leased by now is what there is."""
-        verdict = Verdict.LEASED if ask.leases else Verdict.MISS
-        ask.answered(verdict, now)
-        self.counters.add("missed_tokens", ask.end_tokens[-1] - ask.leased_tokens)
-        return verdict
 
     def _on_grant(self, message: wire.Grant) -> None:
         session = self._session
@@ -192,7 +146,7 @@ class LarderManager(OffloadingManager):
     def _on_error(self, message: wire.ErrorAnswer) -> None:
         log.info("larder: the cache node answered %s: %s", message.code, message.message)
         if message.id is not None:
-            self._on_miss(message.id)
+            self._questions.on_miss(message.id, self._clock())
             self._stores.on_committed(message.id, [])
 
     # === what vLLM asks (the scheduler's thread)
@@ -205,7 +159,7 @@ class LarderManager(OffloadingManager):
                 ask.verdict = Verdict.MISS
                 self.counters.add("unshared_requests")
                 return
-            self._ask_node(ask)
+            self._questions.ask(ask, self._session, self._clock())
             self._take_grant(ask)
 
     def extend(self, req_id: str, keys: list[bytes], end_tokens: list[int]) -> None:
@@ -214,29 +168,6 @@ class LarderManager(OffloadingManager):
             ask = self._asks.get(req_id)
             if ask is not None and ask.question is None and len(keys) > len(ask.keys):
                 ask.keys, ask.end_tokens = keys, end_tokens
-
-    def _ask_node(self, ask: Ask) -> None:
-        """Asks for all whole chunks: those surely missed, too, for they make the tag's recipe."""
-        ask.verdict = Verdict.MISS
-        silent = self._timeouts >= TIMEOUTS_MAX
-        now = self._clock()
-        if not ask.keys or self._session is None or len(self._questions) >= QUESTIONS_MAX:
-            return
-        if silent and now - self._probed < PROBE_SECONDS:
-            return
-        limit = wire.LIST_LEN_MAX
-        number = self._number()
-        sent = self._send(wire.Lookup(
-            id=number, keys=ask.keys[:limit], end_tokens=ask.end_tokens[:limit], request=ask.req_id[:1024],
-            tag=ask.tag, prompt_tokens=ask.prompt_tokens,
-        ))
-        if not sent:
-            return
-        self._questions[number] = ask
-        self._probed = now
-        self.counters.add("lookups")
-        if not silent:
-            ask.verdict, ask.question = Verdict.ASKED, number
 
     def _take_grant(self, ask: Ask) -> None:
         """A pushed lease is an answer already; the question went out all the same, teaches the node the prompt, and
@@ -280,22 +211,10 @@ class LarderManager(OffloadingManager):
 
     def _decide(self, ask: Ask) -> None:
         """Brings a verdict up to date: asks if nobody has, stops waiting when the time is over."""
-        now = self._clock()
         if ask.verdict is Verdict.LEASED:
             self._drop_leases(ask)  # one ran out while the request was queued
             ask.verdict = Verdict.UNASKED
-        if ask.verdict is Verdict.UNASKED:
-            self._ask_node(ask)
-        if ask.verdict is not Verdict.ASKED:
-            return
-        limit = GRANT_WAIT_SECONDS if ask.leases else self._lookup_seconds
-        if ask.waits(now) < min(limit, self._lookup_seconds) and self._timeouts < TIMEOUTS_MAX:
-            return
-        if self._decided(ask, now) is Verdict.MISS:
-            self._timeouts += 1
-            self.counters.add("lookup_timeouts")
-            if self._timeouts == TIMEOUTS_MAX:
-                log.warning("larder: the cache node is silent: nobody waits for it until it speaks again")
+        self._questions.decide(ask, self._session, self._clock())
 
     def _drop_leases(self, ask: Ask) -> None:
         for lease in ask.leases:

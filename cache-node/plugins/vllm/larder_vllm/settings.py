@@ -10,7 +10,13 @@ LOOKUP_MS_DEFAULT: Final = 50
 LOOKUP_MS_MAX: Final = 1_000
 """vLLM sets no limit of its own: above this a hung node would be felt as a hung engine."""
 
-_KNOWN: Final = {"larder_socket", "larder_endpoint", "larder_lookup_ms"}
+PENDING_MS_DEFAULT: Final = 1_000
+"""How long one request may wait for chunks that come up from the node's disk: some gigabytes of an NVMe drive."""
+
+PENDING_MS_MAX: Final = 60_000
+"""Above this a prompt is sooner computed, whatever the model."""
+
+_KNOWN: Final = {"larder_socket", "larder_endpoint", "larder_lookup_ms", "larder_pending_ms"}
 
 
 class SettingsFault(ValueError):
@@ -26,7 +32,9 @@ class Settings:
     endpoint: str | None = None
     """The URL under which the proxy knows this engine; without it nothing can be staged for it."""
     lookup_ms: int = LOOKUP_MS_DEFAULT
-    """Milliseconds a request waits for the node at most before it is computed as if alone."""
+    """Milliseconds a request waits for the node's answer at most before it is computed as if alone."""
+    pending_ms: int = PENDING_MS_DEFAULT
+    """Milliseconds it waits at most while the node says that its chunks are coming up from disk."""
 
     @classmethod
     def read(cls, extra: Mapping[str, Any]) -> "Settings":
@@ -45,6 +53,9 @@ class Settings:
         lookup_ms = extra.get("larder_lookup_ms", LOOKUP_MS_DEFAULT)
         if type(lookup_ms) is not int or not 1 <= lookup_ms <= LOOKUP_MS_MAX:
             faults.append(f"larder_lookup_ms is {lookup_ms!r}: write 1 to {LOOKUP_MS_MAX}")
+        pending_ms = extra.get("larder_pending_ms", PENDING_MS_DEFAULT)
+        if type(pending_ms) is not int or not 0 <= pending_ms <= PENDING_MS_MAX:
+            faults.append(f"larder_pending_ms is {pending_ms!r}: write 0 (never wait for a disk) to {PENDING_MS_MAX}")
         if faults:
             raise SettingsFault("kv_connector_extra_config: " + "; ".join(faults))
-        return cls(str(socket), endpoint, lookup_ms)
+        return cls(str(socket), endpoint, lookup_ms, pending_ms)

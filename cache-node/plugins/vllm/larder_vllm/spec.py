@@ -16,6 +16,7 @@ from larder_vllm import __version__, counters, wire
 from larder_vllm.identity import EngineIdentity
 from larder_vllm.link import Link
 from larder_vllm.manager import LarderManager
+from larder_vllm.questions import Patience
 from larder_vllm.settings import Settings
 from larder_vllm.worker import LarderWorker, PartLayout
 
@@ -68,8 +69,8 @@ class LarderOffloadingSpec(OffloadingSpec):
     def get_manager(self) -> OffloadingManager:
         """The scheduler's side, its connection under way."""
         manager = LarderManager(
-            lambda message: bool(self._links) and self._links[0].send(message),
-            self._shape.world, self._settings.lookup_ms / 1000, close=self._close,
+            lambda message: bool(self._links) and self._links[0].send(message), self._shape.world,
+            Patience(self._settings.lookup_ms / 1000, self._settings.pending_ms / 1000), close=self._close,
         )
         self._connect("scheduler", 0, manager)
         return manager

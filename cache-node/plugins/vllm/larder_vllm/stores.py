@@ -75,17 +75,24 @@ class Stores:
         """Takes region slots for the chunks that the node may not hold yet; None when there is nothing to write."""
         if self._session is None or not ask.stores:
             return None
-        wanted = [key for key in keys if key not in self._held and key not in self._under_way]
+        offered = list(keys)
+        wanted = [key for key in offered if key not in self._held and key not in self._under_way]
         room = len(self._free_slots)
         if len(wanted) > room:
             self._counters.add("stores_dropped", len(wanted) - room)
             ask.stores = False  # a chunk behind a hole can never be loaded
             wanted = wanted[:room]
+        parent = None
+        for key in offered:
+            end = end_token(key) or 0
+            if wanted and key == wanted[0]:
+                parent = ask.before(end)
+            ask.tail = (end, key)
         if not wanted:
             return None
         slots = [self._free_slots.pop() for _ in wanted]
         self._under_way.update(wanted)
-        return StoreTicket(ask, self._session, wanted, [end_token(key) or 0 for key in wanted], slots, world)
+        return StoreTicket(ask, self._session, wanted, [end_token(key) or 0 for key in wanted], parent, slots, world)
 
     def settle(self, ticket: StoreTicket) -> None:
         """All workers have written: commits the chunks before the first that failed."""
@@ -106,7 +113,7 @@ class Stores:
         # Not sent means the connection is lost: ``end_session`` follows.
         self._send(wire.Commit(
             id=id, keys=ticket.keys, end_tokens=ticket.end_tokens[:good], region_slots=ticket.slots,
-            request=ask.req_id[:1024], tag=ask.tag, prompt_tokens=ask.prompt_tokens,
+            request=ask.req_id[:1024], tag=ask.tag, prompt_tokens=ask.prompt_tokens, parent=ticket.parent,
         ))
 
     def on_committed(self, id: int, results: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The engine port's messages, version 1: msgpack maps behind a length (the node's protocol README is the contract).
+"""The engine port's messages: msgpack maps behind a length (the node's protocol README is the contract).
 
 Sans-IO: bytes in, messages out. Unknown fields are ignored and unknown kinds skipped, so that a newer node may say more.
 """
@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-VERSIONS: Final = [1]
-"""Wire versions this plugin speaks."""
+VERSIONS: Final = [1, 2]
+"""Wire versions this plugin speaks. A node of version 1 never says ``pending``."""
 
 FRAME_BYTES_MAX: Final = 8_388_608
 """The longest body either side may send; the node closes the connection above it."""
@@ -97,6 +97,7 @@ class Commit(Message, tag="commit"):
     request: str | None = None
     tag: bytes | None = None
     prompt_tokens: int | None = None
+    parent: bytes | None = None
 
 
 class Epoch(Message, tag="epoch"):
@@ -154,6 +155,14 @@ class Lease(Message, tag="lease"):
     expires_ms: int
 
 
+class Pending(Message, tag="pending"):
+    """Since version 2."""
+
+    id: int
+    chunks: int
+    bytes: int
+
+
 class Miss(Message, tag="miss"):
     id: int
     reason: str
@@ -198,7 +207,7 @@ ToNode = (
     Hello | Register | Lookup | Load | Complete | Release | Offload | Commit | Epoch | Goodbye
 )
 ToEngine = (
-    Welcome | Reject | Registered | Refused | Lease | Miss | Grant | Offloading | Committed
+    Welcome | Reject | Registered | Refused | Lease | Pending | Miss | Grant | Offloading | Committed
     | Ok | EpochSet | ErrorAnswer | Goodbye
 )
 

@@ -9,6 +9,7 @@ from larder_vllm.ask import Ask
 from larder_vllm.jobs import LoadSpec, Outcome, StoreSpec
 from larder_vllm.link import Session
 from larder_vllm.manager import LarderManager
+from larder_vllm.questions import Patience
 
 HIT, MISS, RETRY = LookupResult.HIT, LookupResult.MISS, LookupResult.RETRY
 TAG = b"t" * 16
@@ -30,7 +31,7 @@ class Case(unittest.TestCase):
         self.now = 100.0
         self.sent: list[wire.Message] = []
         self.connected = True
-        self.manager = LarderManager(self._send, 2, 0.05, lambda: self.now)
+        self.manager = LarderManager(self._send, 2, Patience(0.05, 1.0), lambda: self.now)
         self.manager.on_registered(registered(), [])
 
     def _send(self, message: wire.Message) -> bool:
@@ -165,6 +166,117 @@ class Lookups(Case):
         stored = self.manager.prepare_store(keys(4), context)
         assert stored is not None
         self.assertEqual(stored.keys_to_store, [])
+
+
+class Pending(Case):
+    """Chunks that come up from the node's disk."""
+
+    def pending(self) -> None:
+        self.manager.on_message(wire.Pending(id=self.last(wire.Lookup).id, chunks=4, bytes=2**20))
+
+    def test_the_request_waits_and_asks_again_until_the_chunks_are_leased(self) -> None:
+        context = self.begin()
+        self.assertEqual(self.verdicts(context)[0], RETRY)
+        self.pending()
+        for asked in range(2, 6):
+            self.assertEqual(self.verdicts(context)[0], RETRY)
+            self.assertEqual(self.count(wire.Lookup), asked - 1, "not before the pause is over")
+            self.now += 0.065
+            self.assertEqual(self.verdicts(context)[0], RETRY)
+            self.assertEqual(self.count(wire.Lookup), asked)
+            self.pending()
+        self.now += 0.065
+        self.verdicts(context)
+        self.lease(4)
+        self.assertEqual(self.verdicts(context), [HIT] * 4)
+        self.assertEqual(self.manager.counters.total["lookups_pending"], 5)
+        self.assertEqual(self.manager.counters.total["lookup_timeouts"], 0)
+
+    def test_the_pauses_grow(self) -> None:
+        context = self.begin()
+        self.pending()
+        for pause in (0.004, 0.008, 0.016, 0.032, 0.064, 0.064):
+            asked = self.count(wire.Lookup)
+            self.now += pause - 0.001
+            self.verdicts(context)
+            self.assertEqual(self.count(wire.Lookup), asked)
+            self.now += 0.0011
+            self.verdicts(context)
+            self.assertEqual(self.count(wire.Lookup), asked + 1)
+            self.pending()
+
+    def test_it_does_not_wait_longer_than_it_may(self) -> None:
+        context = self.begin()
+        self.pending()
+        for _ in range(9):
+            self.now += 0.1
+            self.assertEqual(self.verdicts(context)[0], RETRY)
+            self.pending()
+        self.now += 0.101
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+        self.assertEqual(self.manager.counters.total["pending_timeouts"], 1)
+        asked = self.count(wire.Lookup)
+        self.now += 1
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+        self.assertEqual(self.count(wire.Lookup), asked, "decided once")
+        self.assertEqual(self.verdicts(self.begin("next"))[0], RETRY, "the node is not silent")
+
+    def test_waiting_for_a_disk_does_not_spend_the_time_for_answers(self) -> None:
+        context = self.begin()
+        self.verdicts(context)
+        self.pending()
+        self.now += 0.5
+        self.assertEqual(self.verdicts(context)[0], RETRY)
+        self.now += 0.049
+        self.assertEqual(self.verdicts(context)[0], RETRY)
+        self.now += 0.002  # but a second question that nobody answers does
+        self.assertEqual(self.verdicts(context)[0], MISS)
+        self.assertEqual(self.manager.counters.total["lookup_timeouts"], 1)
+
+    def test_a_part_in_hand_is_not_kept_waiting(self) -> None:
+        self.grant(keys(2))
+        context = self.begin(tag=TAG)
+        self.pending()
+        self.assertEqual(self.verdicts(context), [HIT, HIT, MISS, MISS])
+
+    def test_a_miss_after_all_is_a_miss(self) -> None:
+        context = self.begin()
+        self.pending()
+        self.now += 0.01
+        self.verdicts(context)
+        self.manager.on_message(wire.Miss(id=self.last(wire.Lookup).id, reason="not_held"))
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+
+    def test_losing_the_node_ends_it(self) -> None:
+        context = self.begin()
+        self.pending()
+        self.manager.on_lost()
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+        self.manager.on_registered(registered(), [])
+        self.now += 1  # asked once is enough: what a node that was away holds is not waited for
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+
+    def test_a_connection_that_is_gone_when_it_asks_again(self) -> None:
+        context = self.begin()
+        self.pending()
+        self.connected = False
+        self.now += 0.01
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+
+    def test_one_that_is_finished_asks_no_more(self) -> None:
+        context = self.begin()
+        self.manager.on_request_finished(context)
+        self.pending()
+        self.now += 0.01
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
+        self.assertEqual(self.count(wire.Lookup), 1)
+
+    def test_it_can_be_switched_off(self) -> None:
+        self.manager = LarderManager(self._send, 2, Patience(0.05, 0.0), lambda: self.now)
+        self.manager.on_registered(registered(), [])
+        context = self.begin()
+        self.pending()
+        self.assertEqual(self.verdicts(context), [MISS] * 4)
 
 
 class Grants(Case):
@@ -329,6 +441,28 @@ class Stores(Case):
 
     def commit_results(self, results: list[int]) -> None:
         self.manager.on_message(wire.Committed(id=self.last(wire.Commit).id, results=results))
+
+    def test_a_commit_names_the_chunk_it_continues(self) -> None:
+        context = self.begin(count=6)
+        context.set_offload_key_position(OffloadKey(b"decoded0"), 32 * 7)
+        context.set_offload_key_position(OffloadKey(b"decoded1"), 32 * 8)
+        parents = []
+        # Two steps of prefill, then chunks of generated tokens, which are not among the prompt's.
+        for part in (keys(6)[:4], keys(6)[4:], [b"decoded0"], [b"decoded1"]):
+            self.settle(self.store(context, part))
+            commit = self.last(wire.Commit)
+            assert isinstance(commit, wire.Commit)
+            parents.append(commit.parent)
+            self.commit_results([0] * len(part))
+        self.assertEqual(parents, [None, b"k3", b"k5", b"decoded0"])
+
+    def test_a_commit_behind_chunks_that_are_held_continues_the_last_of_them(self) -> None:
+        context = self.begin()
+        self.lease(3)
+        self.settle(self.store(context, keys(4)))
+        commit = self.last(wire.Commit)
+        assert isinstance(commit, wire.Commit)
+        self.assertEqual((commit.keys, commit.parent), ([b"k3"], b"k2"))
 
     def test_commit_after_the_last_worker_and_slots_come_back(self) -> None:
         context = self.begin(tag=TAG)

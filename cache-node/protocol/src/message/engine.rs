@@ -150,6 +150,8 @@ messages! {
         tag: Option<Tag>,
         /// Tokens of the whole prompt.
         prompt_tokens: Option<u32>,
+        /// The chunk of the prompt before the first of these, committed earlier; none where they begin it.
+        parent: Option<BlockKey>,
     }
 
     /// The weights changed in place; a new namespace begins.

@@ -163,6 +163,24 @@ fn damage_in_memory_is_found_by_the_write_and_quarantined() {
     assert_eq!(stats.disk.chunks, 1, "what continues it has no business there");
 }
 
+/// A prefill of several steps is several commits, all but the first of which continue what was committed before.
+#[test]
+fn commits_that_continue_each_other_go_to_disk_whole() {
+    for (parents, written) in
+        [([Some(3), Some(5)], 8), ([None, None], 4), ([Some(3), None], 6), ([None, Some(5)], 4)]
+    {
+        let mut world = World::with_disk(settings(), 0);
+        let engine = world.engine(1, &register(CHUNK, 1));
+        for (numbers, parent) in [0..4, 4..6, 6..8].into_iter().zip([None].into_iter().chain(parents)) {
+            world.commit_after(engine, numbers, None, parent);
+            world.work_all();
+            world.later(1);
+            world.work_all();
+        }
+        assert_eq!(world.store.stats().disk.counts.written_chunks, written, "{parents:?}");
+    }
+}
+
 /// A chunk that was evicted before its second use is remembered, and goes to disk when it has come often enough.
 #[test]
 fn what_comes_again_and_again_reaches_the_disk_without_a_lease() {

@@ -400,6 +400,7 @@ fn commits_of_slots_never_to_be_had_store_nothing() {
         request: None,
         tag: None,
         prompt_tokens: None,
+        parent: None,
     };
     for slots in [vec![0, 8], vec![1, 1], vec![u32::MAX, 0]] {
         world.say(engine, commit(slots));

@@ -224,6 +224,17 @@ impl World {
         numbers: std::ops::Range<u64>,
         tag: Option<Tag>,
     ) {
+        self.commit_after(scheduler, numbers, tag, None);
+    }
+
+    /// Commits chunks that continue the one of the number `parent`.
+    pub(super) fn commit_after(
+        &mut self,
+        scheduler: ConnectionId,
+        numbers: std::ops::Range<u64>,
+        tag: Option<Tag>,
+        parent: Option<u64>,
+    ) {
         let session = self.session(scheduler);
         let stride = self.store.sessions[&session].layout.as_ref().unwrap().stride;
         let count = numbers.end - numbers.start;
@@ -238,6 +249,7 @@ impl World {
             request: None,
             tag,
             prompt_tokens: None,
+            parent: parent.map(key),
         };
         self.say(scheduler, commit);
     }
