@@ -162,7 +162,7 @@ impl Engine {
             prompt_tokens: None,
             parent: numbers[0]
                 .checked_sub(1)
-                .filter(|_| numbers[0] % 100 > 0)
+                .filter(|_| !numbers[0].is_multiple_of(100))
                 .and_then(|before| keys(&[before]).pop()),
         };
         self.say(world, 0, commit)
