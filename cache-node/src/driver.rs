@@ -3,6 +3,7 @@
 //! `select` is the only wait; `apply` never waits and owns all state, so there are no locks and no half-done steps.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::device::Gpus;
 use crate::engine_port::connection::{Outbox, Tasks};
 use crate::medium::memory::{Others, SharedMemory};
 use crate::peer::Peer;
 use crate::store::{ConnectionId, Damage, Input, Output, SessionId, Settings, Stats, Store, Ticket};
 use crate::transfer::disk::DiskThreads;
 use crate::transfer::{Clock, CopyJob, Transfer};
+
+mod device;
 
 /// How often time alone moves the store: the grain of lease expiry and of deadlines of what waits for the disk.
 const TICK: Duration = Duration::from_millis(10);
@@ -51,6 +55,8 @@ pub enum Event {
         connection: ConnectionId,
         /// The message.
         message: ToNode,
+        /// Descriptors that came for it.
+        descriptors: Vec<OwnedFd>,
     },
     /// Anything else of the engine port.
     Engine(Input),
@@ -103,6 +109,9 @@ pub struct Driver {
     clock: Clock,
     shared: Shared,
     transfer: Transfer,
+    gpus: Gpus,
+    /// What came with the message that the store is being told of.
+    descriptors: Vec<OwnedFd>,
     events: mpsc::Receiver<Event>,
     results: mpsc::UnboundedReceiver<Input>,
     tick: Interval,
@@ -145,6 +154,8 @@ impl Driver {
             disk: threads_of_disk,
             found,
             clock,
+            gpus: Gpus::start(Arc::clone(&shared.slab), sender.clone())?,
+            descriptors: Vec::new(),
             transfer: Transfer::start(threads, Arc::clone(&shared.slab), clock, sender)?,
             shared,
             events,
@@ -184,8 +195,10 @@ impl Driver {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Accepted(arrival) => self.accepted(arrival),
-            Event::Message { connection, message } => {
+            Event::Message { connection, message, descriptors } => {
+                self.descriptors = descriptors;
                 self.step(Input::Message { connection, message, fresh: LeaseId(random_id()) });
+                self.descriptors.clear();
             }
             Event::Engine(input) => self.step(input),
             Event::Stage(request, reply) => {
@@ -208,7 +221,10 @@ impl Driver {
                 self.clears.insert(ticket, reply);
                 self.step(Input::Clear { ticket });
             }
-            Event::Stats(reply) => drop(reply.send(Box::new(self.store.stats()))),
+            Event::Stats(reply) => {
+                let stats = Stats { device: self.gpus.stats(), ..self.store.stats() };
+                let _ = reply.send(Box::new(stats));
+            }
             Event::End(reply) => {
                 let farewell = ToEngine::from(Farewell { reason: "the node is ending".to_owned() });
                 for (_, (outbox, _)) in self.outboxes.drain() {
@@ -292,6 +308,7 @@ impl Driver {
                 let disk = self.disk.as_ref().expect("only a disk tier gives out its work");
                 disk.carry_out(op, offset);
             }
+            Output::Device(op) => self.device(op),
             Output::Scrub { name, at, chunk } => {
                 let disk = self.disk.as_ref().expect("only a disk tier is scrubbed");
                 disk.scrub(name, at, chunk);

@@ -7,6 +7,7 @@
 pub mod app;
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod driver;
 pub mod engine_port;
 pub mod logging;

@@ -130,6 +130,45 @@ pub const METRICS: &[Metric] = metrics! {
     Gauge "larder_node_disk_chunks" "Chunks on disk or being written." |s| s.disk.chunks;
     Gauge "larder_node_disk_writes" "Writes under way." |s| s.disk.writes;
     Gauge "larder_node_disk_loads" "Loads under way." |s| s.disk.loads;
+    Counter "larder_node_fetches_total"
+        "Loads that the node itself made into pages of a GPU, one for each rank."
+        |s| s.counts.fetches;
+    Counter "larder_node_fetches_failed_total"
+        "Of these, failed; the engine copied for itself or computed."
+        |s| s.counts.failed_fetches;
+    Counter "larder_node_saves_total"
+        "Stores that the node itself made out of pages of a GPU, one for each rank."
+        |s| s.counts.saves;
+    Counter "larder_node_saves_failed_total"
+        "Of these, failed; what was to be stored was not."
+        |s| s.counts.failed_saves;
+    Counter "larder_node_gpu_stuck_total"
+        "Fetches and saves of which nobody can say that nothing of them moves any more; what they use stays in use."
+        |s| s.counts.stuck_jobs;
+    Gauge "larder_node_gpu_jobs"
+        "Fetches and saves under way."
+        |s| s.jobs;
+    Gauge "larder_node_gpu_ranks"
+        "Ranks of engines whose pages in a GPU are open."
+        |s| s.device.ranks;
+    Gauge "larder_node_gpu_unready_jobs"
+        "Fetches and saves whose engine is not ready."
+        |s| s.device.unready;
+    Gauge "larder_node_gpu_pinned_bytes"
+        "Bytes of host memory that are pinned for GPUs."
+        |s| s.device.pinned_bytes;
+    Gauge "larder_node_gpu_lost"
+        "GPUs that answer nothing but errors."
+        |s| s.device.lost;
+    Gauge "larder_node_gpu_waiting_load_bytes"
+        "Bytes of loads that wait for a link to a GPU; /v1/stats has each link."
+        |s| s.device.links.iter().map(|link| link.waiting_load_bytes).sum();
+    Gauge "larder_node_gpu_waiting_store_bytes"
+        "Bytes of stores that wait for a link to a GPU."
+        |s| s.device.links.iter().map(|link| link.waiting_store_bytes).sum();
+    Gauge "larder_node_gpu_moving_bytes"
+        "Bytes on their way to or from GPUs."
+        |s| s.device.links.iter().map(|link| link.loading_bytes + link.storing_bytes).sum();
 };
 
 /// The Prometheus text of all metrics
@@ -148,7 +187,7 @@ pub fn render(stats: &Stats) -> String {
     text
 }
 
-/// The same as a JSON object, with each engine.
+/// The same as a JSON object, with each engine and each link to a GPU.
 pub fn json(stats: &Stats) -> serde_json::Value {
     let name = |metric: &Metric| metric.name.trim_start_matches("larder_node_").to_owned();
     let mut object: serde_json::Map<String, serde_json::Value> =
@@ -163,6 +202,19 @@ pub fn json(stats: &Stats) -> serde_json::Value {
             "leases": engine.leases,
         })
     });
+    let links = stats.device.links.iter().map(|link| {
+        serde_json::json!({
+            "gpu": link.gpu,
+            "chunk_bytes": link.chunk_bytes,
+            "waiting_loads": link.waiting_loads,
+            "waiting_load_bytes": link.waiting_load_bytes,
+            "waiting_stores": link.waiting_stores,
+            "waiting_store_bytes": link.waiting_store_bytes,
+            "loading_bytes": link.loading_bytes,
+            "storing_bytes": link.storing_bytes,
+        })
+    });
+    object.insert("links".to_owned(), links.collect());
     object.insert("engines".to_owned(), engines.collect());
     object.into()
 }

@@ -29,6 +29,7 @@ mod damage;
 mod disk;
 mod invariants;
 mod leases;
+mod moves;
 mod opening;
 mod port;
 mod registration;
@@ -36,7 +37,8 @@ mod sessions;
 mod stage;
 
 pub use arena::{ChunkName, HALF_LIFE, SLOTS_PER_EXTENT};
-pub use counts::{Counts, Stats};
+pub use counts::{Counts, DeviceStats, LinkStats, Stats};
+pub use moves::{DeviceInput, DeviceOp, JobId, Pages};
 pub use port::{
     Check, ConnectionId, CopyId, Damage, DiskInput, DiskOp, Finding, Input, Output, SessionId, Ticket,
     VerifyId,
@@ -47,6 +49,7 @@ use arena::Arena;
 use commits::{Commit, CommitId, Copying};
 use disk::{DiskTier, Touch, Waiting};
 use leases::Lease;
+use moves::Job;
 use opening::Opening;
 use sessions::{Connection, Session};
 
@@ -121,6 +124,8 @@ pub struct Store {
     openings: HashMap<VerifyId, Opening>,
     commits: HashMap<CommitId, Commit>,
     copies: HashMap<CopyId, Copying>,
+    /// Fetches and saves under way.
+    jobs: HashMap<JobId, Job>,
     /// The disk tier, if there is one.
     disk: Option<DiskTier>,
     /// Stage calls that wait for chunks from disk.
@@ -146,6 +151,7 @@ impl Store {
             openings: HashMap::new(),
             commits: HashMap::new(),
             copies: HashMap::new(),
+            jobs: HashMap::new(),
             disk: None,
             waiting: Vec::new(),
             touched: Vec::new(),
@@ -174,6 +180,7 @@ impl Store {
             Input::Stage { ticket, request, fresh } => self.stage(ticket, &request, fresh, now, &mut out),
             Input::Probe { ticket, request } => self.probe(ticket, &request, &mut out),
             Input::Disk(input) => self.disk_said(input, now, &mut out),
+            Input::Device(input) => self.device_said(input, now, &mut out),
             Input::Clear { ticket } => self.clear(ticket, now, &mut out),
             Input::Damage { ticket, damage } => self.damage(ticket, &damage, &mut out),
             Input::Tick => self.tick(now, &mut out),
@@ -224,6 +231,7 @@ impl Store {
             leases: self.leases.len() as u64,
             verifications: self.openings.len() as u64,
             copies: self.copies.len() as u64,
+            jobs: self.jobs.len() as u64,
             recipes: self.recipes.len() as u64,
             recipe_bytes: self.recipes.bytes() as u64,
             disk: self.disk.as_ref().map(DiskTier::stats).unwrap_or_default(),

@@ -211,6 +211,15 @@ impl Link {
         }
     }
 
+    /// Records `event` behind all loads, or all stores, that have begun: a stream that waits for it waits for them.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn record(&self, kind: Kind, event: &Event) -> Result<(), GpuError> {
+        let stream = if kind == Kind::Load { &self.loads } else { &self.stores };
+        stream.record(event)
+    }
+
     /// How far the link is behind; what waits for its engine is not counted.
     pub fn depth(&self) -> Depth {
         self.queue.depth()

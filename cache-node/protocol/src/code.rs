@@ -60,6 +60,10 @@ words! {
         Mismatch = "mismatch",
         /// The writable region could not be made.
         Region = "region",
+        /// `attach`: this node has no GPU to use, or not that one.
+        NoGpu = "no_gpu",
+        /// `attach`: the pages cannot be opened, or are not as described.
+        BadPages = "bad_pages",
     }
 }
 
@@ -98,5 +102,17 @@ words! {
         BadRegionSlot = "bad_region_slot",
         /// Too many faults on this connection; closed.
         TooManyFaults = "too_many_faults",
+    }
+}
+
+words! {
+    /// How an engine's GPU memory orders the pages of its KV cache.
+    PageOrder {
+        /// Each layer is its own array of blocks; keys and values in two arrays are two layers.
+        LayerFirst = "layer_first",
+        /// A block holds all its layers: one layer, whose page is the whole block.
+        BlockFirst = "block_first",
+        /// Each layer is an array of blocks, whose pages are rows, one latent vector for each token.
+        Latent = "latent",
     }
 }

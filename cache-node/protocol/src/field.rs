@@ -1,8 +1,10 @@
 //! How each field type travels, and the cap of each list.
 
-use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
+use crate::code::{ErrorCode, MissReason, PageOrder, RefusedCode, RejectCode};
 use crate::fault::Malformed;
-use crate::id::{BlockKey, KEY_BYTES_MAX, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
+use crate::id::{
+    BlockKey, DeviceId, GpuHandle, KEY_BYTES_MAX, LeaseId, NodeId, StoreNamespace, Tag, WireSession,
+};
 use crate::msgpack::{Reader, Writer};
 
 /// The longest list in a message. 65,536 chunks of 16 tokens are a context of a million tokens.
@@ -99,7 +101,7 @@ macro_rules! wide {
         }
     )*};
 }
-wide!(LeaseId, Tag, NodeId, StoreNamespace, WireSession);
+wide!(LeaseId, Tag, NodeId, StoreNamespace, WireSession, DeviceId);
 
 macro_rules! word {
     ($($code:ident),*) => {$(
@@ -114,7 +116,18 @@ macro_rules! word {
         }
     )*};
 }
-word!(RejectCode, RefusedCode, MissReason, ErrorCode);
+word!(RejectCode, RefusedCode, MissReason, ErrorCode, PageOrder);
+
+impl Field for GpuHandle {
+    fn put(&self, writer: &mut Writer) {
+        writer.bin(&self.0);
+    }
+
+    fn get(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let bytes = reader.bin()?.try_into().map_err(|_| Malformed::Range("bin of 64 bytes"))?;
+        Ok(Self(bytes))
+    }
+}
 
 impl Field for BlockKey {
     fn put(&self, writer: &mut Writer) {
@@ -146,6 +159,7 @@ impl Field for Vec<u8> {
 /// Element types that come in lists; `u8` is not one, its vector is a digest.
 pub(crate) trait Item: Field {}
 impl Item for BlockKey {}
+impl Item for GpuHandle {}
 impl Item for u16 {}
 impl Item for u32 {}
 impl Item for u64 {}

@@ -1,9 +1,9 @@
 //! One message of each kind against `golden/engine-port-v1.txt`, whose bytes another codec made. A change that moves
 //! any of them breaks every plugin in the field.
 
-use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
+use crate::code::{ErrorCode, MissReason, PageOrder, RefusedCode, RejectCode};
 use crate::frame::frame;
-use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
+use crate::id::{BlockKey, DeviceId, GpuHandle, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
 use crate::message::*;
 
 fn key(byte: u8) -> BlockKey {
@@ -117,6 +117,7 @@ fn hex(bytes: &[u8]) -> String {
 
 const FIRST: &str = include_str!("../golden/engine-port-v1.txt");
 const SECOND: &str = include_str!("../golden/engine-port-v2.txt");
+const THIRD: &str = include_str!("../golden/engine-port-v3.txt");
 const OPTIONAL: &str = include_str!("../golden/engine-port-v1-optional.txt");
 
 /// The lines of one direction: kind and frame in hex.
@@ -158,6 +159,52 @@ fn every_message_of_version_2() {
     }
 }
 
+pub(crate) fn to_node_of_version_3() -> Vec<ToNode> {
+    let attach = Attach {
+        id: 10,
+        device: DeviceId(0xbeef),
+        order: PageOrder::Latent,
+        blocks: 16,
+        layers: vec![0, 960, 6, 144, 160],
+        part_bytes: vec![16_384, 4096],
+        part_offsets: vec![512, 0],
+        part_pieces: vec![0, 1],
+        handles: vec![GpuHandle([7; 64])],
+        piece_bytes: vec![2 << 20],
+        events: vec![GpuHandle([8; 64])],
+    };
+    vec![
+        attach.into(),
+        Fetch { id: 11, lease: LEASE, first: 1, skip: 2, blocks: vec![5, 300], after: Some(0) }.into(),
+        Save { id: 12, region_slots: vec![9], blocks: vec![1, 2], after: None }.into(),
+    ]
+}
+
+pub(crate) fn to_engine_of_version_3() -> Vec<ToEngine> {
+    vec![
+        Attached { id: 10, events: vec![GpuHandle([9; 64])] }.into(),
+        Moving { id: 11, event: 3 }.into(),
+        Moved { id: 11, ok: true, quiet: true, message: None }.into(),
+        Moved { id: 12, ok: false, quiet: false, message: Some("lost".into()) }.into(),
+    ]
+}
+
+#[test]
+fn every_message_of_version_3() {
+    let (messages, golden) = (to_node_of_version_3(), lines(THIRD, "to_node"));
+    assert_eq!(messages.len(), golden.len());
+    for (message, (kind, golden)) in messages.into_iter().zip(golden) {
+        assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
+        assert_eq!(ToNode::decode(&message.encode()), Ok(message));
+    }
+    let (messages, golden) = (to_engine_of_version_3(), lines(THIRD, "to_engine"));
+    assert_eq!(messages.len(), golden.len());
+    for (message, (kind, golden)) in messages.into_iter().zip(golden) {
+        assert_eq!((message.kind(), &hex(&frame(&message.encode()))[..]), (kind, golden));
+        assert_eq!(ToEngine::decode(&message.encode()), Ok(message));
+    }
+}
+
 /// Fields that came later: with them as the second file says, without them as the first says (the tests above).
 #[test]
 fn every_optional_field() {
@@ -192,5 +239,6 @@ fn every_word() {
     assert!(RefusedCode::ALL.iter().all(|code| RefusedCode::from_word(code.as_str()) == *code));
     assert!(MissReason::ALL.iter().all(|code| MissReason::from_word(code.as_str()) == *code));
     assert!(ErrorCode::ALL.iter().all(|code| ErrorCode::from_word(code.as_str()) == *code));
+    assert!(PageOrder::ALL.iter().all(|code| PageOrder::from_word(code.as_str()) == *code));
     assert_eq!(ErrorCode::from_word("too_hot"), ErrorCode::Unknown);
 }

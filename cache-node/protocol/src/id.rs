@@ -66,6 +66,23 @@ id128! {
     StoreNamespace
 }
 
+id128! {
+    /// A GPU's identity, the same in every process: the 16 bytes of its UUID.
+    DeviceId
+}
+
+/// The driver's name of device memory or of an event for another process: 64 bytes, opaque here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct GpuHandle(pub [u8; 64]);
+
+impl fmt::Debug for GpuHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GpuHandle(")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write!(f, ")")
+    }
+}
+
 /// An engine's name for one chunk: its own block hash, 1..=64 bytes, opaque to the node. vLLM's is the digest of the
 /// chunk's last block and the cache group as u32 big-endian. Means nothing without its [`StoreNamespace`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,11 +10,13 @@ pub enum Version {
     V1 = 1,
     /// `pending`: the answer to a lookup of chunks that are coming up from a slower tier.
     V2 = 2,
+    /// `attach`, `fetch`, `save`: the node itself moves KV between its memory and an engine's pages in a GPU.
+    V3 = 3,
 }
 
 impl Version {
     /// All that this build speaks, oldest first.
-    pub const ALL: [Version; 2] = [Version::V1, Version::V2];
+    pub const ALL: [Version; 3] = [Version::V1, Version::V2, Version::V3];
 
     /// The number that travels in `hello` and `welcome`.
     pub fn number(self) -> u16 {

@@ -10,7 +10,7 @@ use larder_protocol::control::StageAnswer;
 use larder_protocol::frame::frame;
 use larder_protocol::{FrameBuffer, ToEngine, ToNode};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -21,6 +21,10 @@ use crate::driver::Event;
 use crate::medium::memory::SharedMemory;
 use crate::peer::Peer;
 use crate::store::{ConnectionId, Input};
+
+mod receiving;
+
+use receiving::Received;
 
 /// Bytes read at once. Lookups of long prompts are a few hundred kilobytes.
 const READ_BYTES: usize = 64 << 10;
@@ -129,11 +133,12 @@ pub fn start(
 }
 
 /// Reads until the connection ends or its stream is lost.
-async fn read_frames(id: ConnectionId, mut read: OwnedReadHalf, events: &mpsc::Sender<Event>) {
+async fn read_frames(id: ConnectionId, read: OwnedReadHalf, events: &mpsc::Sender<Event>) {
     let mut buffer = FrameBuffer::new();
+    let mut received = Received::default();
     let mut piece = vec![0; READ_BYTES];
     loop {
-        let count = match read.read(&mut piece).await {
+        let count = match received.read(read.as_ref(), &mut piece).await {
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
@@ -142,7 +147,10 @@ async fn read_frames(id: ConnectionId, mut read: OwnedReadHalf, events: &mpsc::S
             let input = match buffer.next_body() {
                 Ok(None) => break,
                 Ok(Some(body)) => match ToNode::decode(body) {
-                    Ok(message) => Event::Message { connection: id, message },
+                    Ok(message) => {
+                        let descriptors = received.of(&message);
+                        Event::Message { connection: id, message, descriptors }
+                    }
                     Err(fault) => Event::Engine(Input::Undecodable { connection: id, fault }),
                 },
                 Err(fault) => {

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
+use larder_kernels::HostMemory;
 use larder_protocol::Checksum;
 use larder_protocol::checksum::{ChunkHasher, PIECE_BYTES};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -164,6 +165,14 @@ impl SharedMemory {
         // A reader that sees bytes written after this must see the value: seqlocks need the store ordered before
         // later writes, which `Release` alone does not do.
         fence(Ordering::SeqCst);
+    }
+}
+
+// SAFETY: mapped as long as the value lives, and sealed against shrinking. Copies of a GPU write only to regions, whose
+// bytes are never borrowed; slots of the slab they only read, while leases pin these.
+unsafe impl HostMemory for SharedMemory {
+    fn range(&self) -> (*mut u8, usize) {
+        (self.start.as_ptr(), self.bytes.get())
     }
 }
 

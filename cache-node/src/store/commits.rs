@@ -81,10 +81,14 @@ impl Store {
         let Some(layout) = self.serving(connection, session_id, commit.id, out) else { return };
         let session = self.sessions.get_mut(&session_id).expect("it serves");
         let mut taken = session.region_busy.clone();
-        let fits = |slot: &u32| *slot < layout.region_slots && taken.insert(*slot);
+        let fits = |slot: &u32| {
+            *slot < layout.region_slots && taken.insert(*slot) && !session.region_saving.contains_key(slot)
+        };
         if !commit.region_slots.iter().all(fits) {
-            let text =
-                format!("a region slot is not below {}, or under a commit already", layout.region_slots);
+            let text = format!(
+                "a region slot is not below {}, or under a commit or save already",
+                layout.region_slots
+            );
             return out.push(error(connection, Some(commit.id), ErrorCode::BadRegionSlot, text));
         }
         session.region_busy = taken;

@@ -31,6 +31,16 @@ pub struct Counts {
     pub loading_tokens: u64,
     /// Loads that the engine called failed.
     pub failed_loads: u64,
+    /// Fetches begun: loads that the node itself makes, one for each rank.
+    pub fetches: u64,
+    /// Fetches that failed; each was recomputed, or copied by the engine.
+    pub failed_fetches: u64,
+    /// Saves begun: what the node itself copies out of an engine's pages.
+    pub saves: u64,
+    /// Saves that failed.
+    pub failed_saves: u64,
+    /// Fetches and saves of which nobody can say that nothing of them moves any more.
+    pub stuck_jobs: u64,
     /// Leases whose time ran out, an open load or not.
     pub expired_leases: u64,
     /// Chunks copied in.
@@ -53,6 +63,42 @@ pub struct Counts {
     pub corrupt_chunks: u64,
     /// Frames and messages that could not be read.
     pub faults: u64,
+}
+
+/// A GPU's link at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// The GPU.
+    pub gpu: String,
+    /// Bytes of the chunks' parts that it moves.
+    pub chunk_bytes: u64,
+    /// Loads that wait, a chunk's part each.
+    pub waiting_loads: u64,
+    /// Their bytes.
+    pub waiting_load_bytes: u64,
+    /// Stores that wait.
+    pub waiting_stores: u64,
+    /// Their bytes.
+    pub waiting_store_bytes: u64,
+    /// Bytes of loads on their way.
+    pub loading_bytes: u64,
+    /// Bytes of stores on their way.
+    pub storing_bytes: u64,
+}
+
+/// The GPUs at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Ranks whose pages are open.
+    pub ranks: u64,
+    /// Fetches and saves whose engine is not ready.
+    pub unready: u64,
+    /// Bytes of host memory that are pinned.
+    pub pinned_bytes: u64,
+    /// GPUs that answer nothing but errors.
+    pub lost: u64,
+    /// Each link.
+    pub links: Vec<LinkStats>,
 }
 
 /// The store at one moment.
@@ -86,6 +132,8 @@ pub struct Stats {
     pub verifications: u64,
     /// Copies given out.
     pub copies: u64,
+    /// Fetches and saves under way.
+    pub jobs: u64,
     /// Sessions that live.
     pub sessions: u64,
     /// Recipes held.
@@ -94,6 +142,8 @@ pub struct Stats {
     pub recipe_bytes: u64,
     /// The disk tier; all zero where there is none.
     pub disk: larder_tiering::disk::Stats,
+    /// GPUs; put in by whoever has them.
+    pub device: DeviceStats,
     /// Each engine.
     pub engines: Vec<EngineStats>,
 }

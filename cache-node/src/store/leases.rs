@@ -27,10 +27,19 @@ pub(super) struct Lease {
     pub(super) staged: bool,
     /// Loads begun and not completed.
     pub(super) open_loads: u32,
+    /// Fetches under way: copies that the node itself makes.
+    pub(super) moving: u32,
     pub(super) ever_loaded: bool,
-    /// Released or expired: it ends with its last open load.
+    /// Released or expired: it ends with its last open load and fetch.
     pub(super) ending: bool,
     pub(super) expires: Duration,
+}
+
+impl Lease {
+    /// Something still reads its chunks.
+    fn is_read(&self) -> bool {
+        self.open_loads > 0 || self.moving > 0
+    }
 }
 
 impl Store {
@@ -70,7 +79,7 @@ impl Store {
             return out.push(error(connection, Some(complete.id), ErrorCode::NoLease, text));
         };
         lease.open_loads -= 1;
-        let over = lease.open_loads == 0 && (lease.ending || lease.expires <= now);
+        let over = !lease.is_read() && (lease.ending || lease.expires <= now);
         let suspects: Vec<Pinned> = (complete.failed.iter().flatten())
             .filter_map(|index| lease.chunks.get(*index as usize).copied())
             .collect();
@@ -106,6 +115,15 @@ impl Store {
         out.push(send(connection, Okay { id: release.id }));
     }
 
+    /// One of its fetches is over.
+    pub(super) fn fetched(&mut self, id: LeaseId, now: Duration) {
+        let lease = self.leases.get_mut(&id).expect("a fetch keeps its lease");
+        lease.moving -= 1;
+        if !lease.is_read() && (lease.ending || lease.expires <= now) {
+            self.end(id);
+        }
+    }
+
     /// Its time is over: it ends, or if a load is open, with that.
     pub(super) fn expire(&mut self, id: LeaseId) {
         self.counts.expired_leases += 1;
@@ -114,23 +132,23 @@ impl Store {
 
     pub(super) fn end_unless_loading(&mut self, id: LeaseId) {
         match self.leases.get_mut(&id) {
-            Some(lease) if lease.open_loads > 0 => lease.ending = true,
+            Some(lease) if lease.is_read() => lease.ending = true,
             Some(_) => self.end(id),
             None => {}
         }
     }
 
-    /// Nothing of its session lives any more: open loads are over as well.
+    /// Nothing of its session lives any more: open loads are over as well, but not what the node copies.
     pub(super) fn end_dead(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.open_loads = 0;
-            self.end(id);
+            self.end_unless_loading(id);
         }
     }
 
     fn end(&mut self, id: LeaseId) {
         let lease = self.leases.remove(&id).expect("only a known lease ends");
-        debug_assert_eq!(lease.open_loads, 0, "an open load keeps its lease");
+        debug_assert!(!lease.is_read(), "an open load and a fetch keep their lease");
         self.expiries.remove(&(lease.expires, id));
         lease.chunks.iter().for_each(|pinned| self.arena.unpin(pinned.slot));
         if lease.staged && !lease.ever_loaded {

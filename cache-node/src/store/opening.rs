@@ -295,6 +295,7 @@ impl Store {
             tokens,
             staged: matches!(asker, Asker::Stage { .. }),
             open_loads: 0,
+            moving: 0,
             ever_loaded: false,
             ending: false,
             expires: now.saturating_add(self.settings.lease_ttl),

@@ -8,7 +8,7 @@ use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId};
 
 use larder_tiering::disk::{Chunk, Location};
 
-use super::ChunkName;
+use super::{ChunkName, DeviceInput, DeviceOp};
 
 /// One connection of the engine port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,6 +113,8 @@ pub enum Input {
     },
     /// Something of the disk tier happened outside.
     Disk(DiskInput),
+    /// Something happened with a GPU.
+    Device(DeviceInput),
     /// Everything held is to be forgotten.
     Clear {
         /// Where the answer goes.
@@ -263,6 +265,8 @@ pub enum Output {
         /// Where in the slab the chunk lies that is written, or goes that is loaded, in bytes.
         offset: u64,
     },
+    /// Do something with a GPU.
+    Device(DeviceOp),
     /// Read a chunk on disk and compare its checksum, when there is nothing better to do.
     Scrub {
         /// Its name.

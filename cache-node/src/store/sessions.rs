@@ -8,7 +8,7 @@ use larder_protocol::message::{ErrorAnswer, Farewell, Hello, LIST_LEN_MAX, Rejec
 use larder_protocol::{DecodeFault, FRAME_BYTES_MAX, FrameFault, LeaseId, StoreNamespace, Version};
 
 use super::registration::Layout;
-use super::{ConnectionId, Output, SessionId, Store, send};
+use super::{ConnectionId, DeviceOp, Output, SessionId, Store, send};
 
 /// Faulty messages a connection may send before it is closed. A correct plugin sends none; a newer one, a few.
 const FAULTS_MAX: u32 = 16;
@@ -22,6 +22,8 @@ pub(super) struct Connection {
     pub(super) session: Option<SessionId>,
     pub(super) role: Role,
     pub(super) registered: bool,
+    /// It has asked for its pages to be opened.
+    pub(super) attached: bool,
     /// What it speaks; the first until a hello was accepted.
     pub(super) version: Version,
     watched: bool,
@@ -45,7 +47,21 @@ pub(super) struct Session {
     pub(super) mapped: BTreeSet<ConnectionId>,
     /// Region slots under a running commit.
     pub(super) region_busy: BTreeSet<u32>,
+    /// Region slots that saves write, and how many do.
+    pub(super) region_saving: BTreeMap<u32, u32>,
     pub(super) leases: BTreeSet<LeaseId>,
+}
+
+impl Session {
+    /// A save into a region slot is over.
+    pub(super) fn saved(&mut self, slot: u32) {
+        if let Some(saves) = self.region_saving.get_mut(&slot) {
+            *saves -= 1;
+            if *saves == 0 {
+                self.region_saving.remove(&slot);
+            }
+        }
+    }
 }
 
 /// One engine, for people.
@@ -78,6 +94,7 @@ impl Store {
             session: None,
             role: Role::Scheduler,
             registered: false,
+            attached: false,
             version: Version::V1,
             watched,
             faults: 0,
@@ -109,6 +126,7 @@ impl Store {
     ) {
         let Some(connection) = self.connections.get(&id) else { return };
         let (session, role) = (connection.session, connection.role);
+        let moves = connection.version >= Version::V3;
         match (message, session, role) {
             (ToNode::Hello(hello), None, _) => self.hello(id, hello, out),
             (ToNode::Goodbye(_), _, _) => self.hang_up(id, "goodbye", out),
@@ -132,6 +150,13 @@ impl Store {
             (ToNode::Epoch(epoch), Some(session), Role::Scheduler) => {
                 self.set_epoch(id, session, epoch.id, epoch.epoch, out);
             }
+            (ToNode::Attach(attach), Some(session), Role::Worker) if moves => {
+                self.attach(id, session, attach, out);
+            }
+            (ToNode::Fetch(fetch), Some(session), Role::Worker) if moves => {
+                self.fetch(id, session, fetch, now, out);
+            }
+            (ToNode::Save(save), Some(session), Role::Worker) if moves => self.save(id, session, save, out),
             (message, ..) => {
                 let text = format!("{} is not expected here: wrong state or role", message.kind());
                 out.push(error(id, None, ErrorCode::Unexpected, text));
@@ -209,6 +234,7 @@ impl Store {
             ended: false,
             mapped: BTreeSet::new(),
             region_busy: BTreeSet::new(),
+            region_saving: BTreeMap::new(),
             leases: BTreeSet::new(),
         };
         self.sessions.insert(id, session);
@@ -252,6 +278,9 @@ impl Store {
 
     pub(super) fn closed(&mut self, id: ConnectionId, out: &mut Vec<Output>) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        if connection.attached {
+            out.push(Output::Device(DeviceOp::Detach { connection: id }));
+        }
         match connection.session {
             None => out.push(Output::Forget { connection: id }),
             Some(session) => {
@@ -297,14 +326,19 @@ impl Store {
         }
     }
 
-    /// Removes an ended session once nothing of it can be copying: its processes are dead, or it has no load open.
+    /// Removes an ended session once nothing of it can be copying: its processes are dead, or it has no load open, and
+    /// the node copies nothing for it.
     pub(super) fn bury(&mut self, id: SessionId, out: &mut Vec<Output>) {
         let Some(session) = self.sessions.get(&id) else { return };
         if !session.ended || (!session.mapped.is_empty() && !session.leases.is_empty()) {
             return;
         }
+        session.leases.clone().into_iter().for_each(|lease| self.end_dead(lease));
+        if self.sessions.get(&id).is_some_and(|session| !session.leases.is_empty()) {
+            // The node itself still reads them; it is buried when that has ended.
+            return;
+        }
         let session = self.sessions.remove(&id).expect("was found above");
-        session.leases.into_iter().for_each(|lease| self.end_dead(lease));
         out.extend(session.mapped.into_iter().map(|connection| Output::Forget { connection }));
     }
 

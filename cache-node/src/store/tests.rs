@@ -12,6 +12,7 @@ use super::*;
 
 mod disk;
 mod ending;
+mod moving;
 mod random;
 mod serving;
 mod world;

@@ -18,7 +18,7 @@ use crate::node::PATIENCE;
 
 /// One connection.
 pub(crate) struct Wire {
-    stream: UnixStream,
+    pub(crate) stream: UnixStream,
     buffer: FrameBuffer,
     descriptors: Vec<OwnedFd>,
 }
@@ -198,6 +198,15 @@ impl Engine {
             let bytes = &content[(rank * part) as usize..((rank + 1) * part) as usize];
             worker.region.write_all_at(bytes, offset).unwrap();
         }
+    }
+
+    /// A rank's part of a region slot.
+    pub(crate) fn region(&self, rank: usize, region_slot: u32) -> Vec<u8> {
+        let part = self.register.part_bytes;
+        let offset = u64::from(region_slot) * self.registered.region_stride + rank as u64 * part;
+        let mut bytes = vec![0; part as usize];
+        self.workers[rank].region.read_exact_at(&mut bytes, offset).unwrap();
+        bytes
     }
 
     /// Each rank copies its part of a leased chunk, checking its generation before and after. `None` if it changed.

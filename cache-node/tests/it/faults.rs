@@ -63,7 +63,7 @@ fn wrong_versions_and_taken_names_are_rejected() {
     let node = node::start("");
     let _bystander = bystander(&node);
     for (hello, code) in [
-        (Hello { versions: vec![0, 3, 9], ..hello(Role::Worker, 0, "x") }, RejectCode::Version),
+        (Hello { versions: vec![0, 4, 9], ..hello(Role::Worker, 0, "x") }, RejectCode::Version),
         (Hello { versions: vec![], ..hello(Role::Worker, 0, "x") }, RejectCode::Version),
         (hello(Role::Scheduler, 0, "bystander"), RejectCode::EngineInUse),
         (hello(Role::Worker, 0, "bystander"), RejectCode::EngineInUse),

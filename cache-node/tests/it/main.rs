@@ -8,6 +8,7 @@ mod crashes;
 mod disk;
 mod engine;
 mod faults;
+mod gpu;
 mod kills;
 mod node;
 mod selftest;

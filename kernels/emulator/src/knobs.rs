@@ -2,8 +2,12 @@
 //!
 //! Where a test has no hold on the process that loads the emulator, the environment turns two of them from the beginning:
 //! `LARDER_EMULATOR_FAIL` is `FUNCTION:NTH:CODE`, and `LARDER_EMULATOR_FLIP` the number of the copy of which a byte changes.
+//! While it runs, a file turns them that `LARDER_EMULATOR_KNOBS` names, each time its text changes: `hold`, `lose CODE` or
+//! `fail FUNCTION NTH CODE`, and a word to tell it from the text before. A failure that was asked for so and has happened
+//! leaves a file beside it, with `.failed` added to its name.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
@@ -21,6 +25,8 @@ pub(crate) struct Knobs {
     /// Copies to and from the device until one of which a bit is flipped; 0 for none.
     flip: AtomicU64,
     calls: Mutex<Calls>,
+    /// The file, and its text when it was last looked at.
+    file: Option<(PathBuf, Mutex<String>)>,
 }
 
 impl Default for Knobs {
@@ -37,6 +43,7 @@ impl Default for Knobs {
             lost: AtomicU32::default(),
             flip: AtomicU64::new(flip),
             calls: Mutex::new(Calls { failure, ..Calls::default() }),
+            file: variable("LARDER_EMULATOR_KNOBS").map(|path| (path.into(), Mutex::default())),
         }
     }
 }
@@ -51,6 +58,7 @@ struct Calls {
 impl Knobs {
     /// Counts a call, and answers for it if it is to fail.
     pub(crate) fn called(&self, name: &'static str) -> Answer {
+        self.look();
         let mut calls = self.calls.lock();
         *calls.counts.entry(name).or_default() += 1;
         if let Some((failing, left, code)) = &mut calls.failure
@@ -60,6 +68,10 @@ impl Knobs {
             if *left == 0 {
                 let code = *code;
                 calls.failure = None;
+                self.file.iter().for_each(|(path, _)| {
+                    // Only a test that looks for it misses it.
+                    let _ = std::fs::write(path.with_added_extension("failed"), name);
+                });
                 return Err(code);
             }
         }
@@ -67,6 +79,26 @@ impl Knobs {
             0 => Ok(()),
             code => Err(code),
         }
+    }
+
+    /// Turns the knobs as the file says, if its text has changed.
+    pub(crate) fn look(&self) {
+        let Some((path, seen)) = &self.file else { return };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut seen = seen.lock();
+        if *seen == text {
+            return;
+        }
+        let words: Vec<&str> = text.split_whitespace().collect();
+        self.held.store(words.first() == Some(&"hold"), SeqCst);
+        match words[..] {
+            ["lose", code, ..] => self.lost.store(code.parse().unwrap_or(0), SeqCst),
+            ["fail", function, nth, code, ..] => {
+                self.fail(function, nth.parse().unwrap_or(0), code.parse().unwrap_or(0));
+            }
+            _ => self.fail("", 0, 0),
+        }
+        *seen = text;
     }
 
     /// Whether the copy that is being done is the one to spoil.

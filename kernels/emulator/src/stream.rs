@@ -93,8 +93,10 @@ fn serve(shared: &Shared) {
 fn perform(work: Work) {
     let state = state();
     let knobs = &state.knobs;
+    knobs.look();
     while knobs.held.load(SeqCst) {
         std::thread::sleep(Duration::from_micros(100));
+        knobs.look();
     }
     let lost = || knobs.lost.load(SeqCst) != 0;
     match work {

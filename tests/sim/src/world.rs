@@ -178,6 +178,7 @@ impl World {
             | Output::Close { .. }
             | Output::Forget { .. }
             | Output::Damaged { .. }
+            | Output::Device(_)
             | Output::Cleared { .. } => {}
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! What an engine's plugin says to the node.
 
 use super::codec::{Fields, messages};
+use crate::code::PageOrder;
 use crate::fault::{DecodeFault, Malformed};
 use crate::field::Field;
-use crate::id::{BlockKey, LeaseId, Tag};
+use crate::id::{BlockKey, DeviceId, GpuHandle, LeaseId, Tag};
 use crate::msgpack::{Reader, Writer};
 
 /// What a connection is in its session.
@@ -162,12 +163,71 @@ messages! {
         epoch: u64,
     }
 
+    /// Since version 3, a worker's: this rank's KV cache lies in a GPU, and these are its pages. Descriptors of pieces
+    /// are sent on frames up to this one.
+    "attach" => Attach {
+        /// Request id.
+        id: u64,
+        /// The GPU.
+        device: DeviceId,
+        /// How its memory orders pages.
+        order: PageOrder,
+        /// Blocks in the cache.
+        blocks: u32,
+        /// Five numbers for each layer: where block 0 begins in the cache, bytes from one block to the next, rows of a
+        /// page, bytes of a row, bytes from one row to the next.
+        layers: Vec<u64>,
+        /// Bytes of each part of the cache, which is all parts, one after the other.
+        part_bytes: Vec<u64>,
+        /// Where each part begins in its allocation, in bytes.
+        part_offsets: Vec<u64>,
+        /// Of each part, how many pieces it is mapped from; 0 for a plain allocation, which has a handle.
+        part_pieces: Vec<u32>,
+        /// The driver's handles of the plain allocations, in the order of their parts.
+        handles: Vec<GpuHandle>,
+        /// Bytes of each piece, part by part; its descriptor is the next of those sent.
+        piece_bytes: Vec<u64>,
+        /// Events of the engine's that `fetch` and `save` name by their place here.
+        events: Vec<GpuHandle>,
+    }
+
+    /// Since version 3, a worker's: copy this rank's part of leased chunks into its blocks.
+    "fetch" => Fetch {
+        /// Request id.
+        id: u64,
+        /// The lease.
+        lease: LeaseId,
+        /// First chunk of the lease.
+        first: u32,
+        /// Blocks of that chunk that are left out at its beginning.
+        skip: u32,
+        /// Where the blocks go, in order; they end within the lease's last chunk.
+        blocks: Vec<u32>,
+        /// The engine's event to be reached before a page is written.
+        after: Option<u32>,
+    }
+
+    /// Since version 3, a worker's: copy its blocks into its part of region slots, to be committed then.
+    "save" => Save {
+        /// Request id.
+        id: u64,
+        /// Where in the region each chunk goes.
+        region_slots: Vec<u32>,
+        /// The blocks of all these chunks, in order.
+        blocks: Vec<u32>,
+        /// The engine's event to be reached before a page is read.
+        after: Option<u32>,
+    }
+
     /// The sender ends the session.
     "goodbye" => Goodbye {
         /// Why, for the log.
         reason: String,
     }
 }
+
+/// Numbers of a layer in `attach`.
+pub const LAYER_WORDS: usize = 5;
 
 /// What no single field can say: lists that belong together.
 fn check(message: &ToNode) -> Result<(), Malformed> {
@@ -179,6 +239,7 @@ fn check(message: &ToNode) -> Result<(), Malformed> {
             }
             pairs(&commit.keys, &commit.end_tokens, "keys and end_tokens")
         }
+        ToNode::Attach(attach) => attach.check(),
         _ => Ok(()),
     }
 }
@@ -190,4 +251,22 @@ pub(super) fn pairs(keys: &[BlockKey], end_tokens: &[u32], what: &'static str) -
     }
     let increasing = end_tokens.first() != Some(&0) && end_tokens.is_sorted_by(|one, two| one < two);
     if increasing { Ok(()) } else { Err(Malformed::Order) }
+}
+
+impl Attach {
+    fn check(&self) -> Result<(), Malformed> {
+        let parts = self.part_bytes.len();
+        if parts != self.part_offsets.len() || parts != self.part_pieces.len() {
+            return Err(Malformed::Lengths("part_bytes, part_offsets and part_pieces"));
+        }
+        if !self.layers.len().is_multiple_of(LAYER_WORDS) {
+            return Err(Malformed::Lengths("layers, five numbers each"));
+        }
+        let plain = self.part_pieces.iter().filter(|pieces| **pieces == 0).count();
+        let pieces: u64 = self.part_pieces.iter().copied().map(u64::from).sum();
+        if plain != self.handles.len() || pieces != self.piece_bytes.len() as u64 {
+            return Err(Malformed::Lengths("part_pieces, handles and piece_bytes"));
+        }
+        Ok(())
+    }
 }

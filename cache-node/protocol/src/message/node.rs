@@ -5,7 +5,7 @@ use super::engine::pairs;
 use crate::code::{ErrorCode, MissReason, RefusedCode, RejectCode};
 use crate::fault::{DecodeFault, Malformed};
 use crate::field::{Field, LIST_LEN_MAX};
-use crate::id::{BlockKey, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
+use crate::id::{BlockKey, GpuHandle, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
 use crate::msgpack::{Reader, Writer};
 
 /// What the node says about one chunk of an `offload` or `commit`.
@@ -185,6 +185,34 @@ messages! {
         id: u64,
         /// The namespace from here on.
         namespace: StoreNamespace,
+    }
+
+    /// Since version 3: the pages are open here.
+    "attached" => Attached {
+        /// Request id.
+        id: u64,
+        /// Events of the node's that `moving` names by their place here.
+        events: Vec<GpuHandle>,
+    }
+
+    /// Since version 3: all copies of a `fetch` or `save` were given to the GPU, and the event was recorded behind them.
+    "moving" => Moving {
+        /// Request id.
+        id: u64,
+        /// Which of the node's events.
+        event: u32,
+    }
+
+    /// Since version 3: a `fetch` or `save` is over.
+    "moved" => Moved {
+        /// Request id.
+        id: u64,
+        /// Whether all of it was done; if not, some pages may have been written.
+        ok: bool,
+        /// Nothing of it moves any more. Where this is false nobody knows: what it writes must not be used again.
+        quiet: bool,
+        /// For people, if not `ok`: what failed.
+        message: Option<String>,
     }
 
     /// A message could not be served.

@@ -89,6 +89,24 @@ fn lists_that_belong_together_must_agree() {
     assert_eq!(fault_of(&lookup(vec![key(1)], vec![0])), Malformed::Order);
 }
 
+#[test]
+fn parts_handles_and_pieces_must_agree() {
+    let attach = golden::to_node_of_version_3().remove(0);
+    let with = |change: fn(&mut Attach)| {
+        let ToNode::Attach(mut attach) = attach.clone() else { panic!("{attach:?}") };
+        change(&mut attach);
+        fault_of(&attach.into())
+    };
+    for (change, says) in [
+        ((|it| it.part_offsets.push(0)) as fn(&mut Attach), "part_bytes, part_offsets and part_pieces"),
+        (|it| it.layers.truncate(4), "layers, five numbers each"),
+        (|it| it.handles.clear(), "part_pieces, handles and piece_bytes"),
+        (|it| it.part_pieces[1] = u32::MAX, "part_pieces, handles and piece_bytes"),
+    ] {
+        assert_eq!(with(change), Malformed::Lengths(says));
+    }
+}
+
 /// A list is refused for its length before any of it is built, also when its bytes are all there.
 #[test]
 fn a_list_above_the_cap_is_refused() {
@@ -151,13 +169,13 @@ proptest! {
     /// Damaged golden messages reach deeper than pure garbage does.
     #[test]
     fn damaged_messages_never_panic(which: prop::sample::Index, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-        let golden = golden::to_node();
+        let golden = [golden::to_node(), golden::to_node_of_version_3()].concat();
         let mut body = golden[which.index(golden.len())].encode();
         let position = at.index(body.len());
         body[position] = byte;
         body.truncate(cut.index(body.len() + 1));
         let _ = ToNode::decode(&body);
-        let golden = golden::to_engine();
+        let golden = [golden::to_engine(), golden::to_engine_of_version_3()].concat();
         let mut body = golden[which.index(golden.len())].encode();
         let position = at.index(body.len());
         body[position] = byte;

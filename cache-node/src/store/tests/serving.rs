@@ -427,7 +427,7 @@ fn hellos_and_registers_that_cannot_be_served() {
         software: None,
     };
     for (n, hello, code) in [
-        (10, hello(vec![3], "x", 0), RejectCode::Version),
+        (10, hello(vec![4], "x", 0), RejectCode::Version),
         (11, hello(vec![1], "e1", 0), RejectCode::EngineInUse),
         (12, hello(vec![1], "", 0), RejectCode::BadHello),
         (13, hello(vec![1], "x", u32::MAX), RejectCode::BadHello),

@@ -32,6 +32,7 @@ pub(super) struct World {
     pub(super) disk: HashMap<Location, Bytes>,
     pub(super) jobs: Vec<Job>,
     pub(super) scrubs: Vec<(ChunkName, Location, Chunk)>,
+    pub(super) device: Vec<DeviceOp>,
     pub(super) cleared: Vec<(u64, u64)>,
     pub(super) said: Vec<(ConnectionId, ToEngine)>,
     pub(super) answers: Vec<(Ticket, larder_protocol::control::StageAnswer)>,
@@ -51,6 +52,7 @@ impl World {
             disk: HashMap::new(),
             jobs: Vec::new(),
             scrubs: Vec::new(),
+            device: Vec::new(),
             cleared: Vec::new(),
             said: Vec::new(),
             answers: Vec::new(),
@@ -120,6 +122,7 @@ impl World {
                 self.disk.retain(|at, _| at.segment != segment);
             }
             Output::Disk { op, offset } => self.jobs.push(Job::Disk { op, offset }),
+            Output::Device(op) => self.device.push(op),
             Output::Scrub { name, at, chunk } => self.scrubs.push((name, at, chunk)),
             Output::Cleared { chunks, kept, .. } => self.cleared.push((chunks, kept)),
             Output::Verify { verify, checks, .. } => self.jobs.push(Job::Verify { verify, checks }),
@@ -199,7 +202,7 @@ impl World {
         for (connection, role) in [(worker, Role::Worker), (scheduler, Role::Scheduler)] {
             self.step(Input::Accepted { connection, watched });
             let hello = Hello {
-                versions: vec![1, 2, 7],
+                versions: vec![1, 2, 3, 7],
                 role,
                 rank: 0,
                 engine: format!("e{n}"),

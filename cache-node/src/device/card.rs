@@ -1,0 +1,77 @@
+//! One GPU with its links, one for each size of chunks that engines on it have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use larder_kernels::{Device, GpuError, Kernels, Limits, Link, LinkSettings, Policy, Progress, Uuid};
+
+use crate::store::LinkStats;
+
+/// Bytes of the GPU's memory through which chunks pass on a link. Twice what may be on its way.
+const THROUGH_BYTES: usize = 128 << 20;
+/// Chunks that pass at once, whatever they measure: below two nothing overlaps; above, what is on its way is bound by
+/// bytes.
+const THROUGH_SLOTS: std::ops::RangeInclusive<usize> = 2..=16;
+/// Chunks that may wait on a link, each way: a prompt of a million tokens in chunks of 64.
+const WAITING_MAX: usize = 16_384;
+
+#[derive(Debug)]
+pub(super) struct Card {
+    pub(super) device: Device,
+    kernels: Arc<Kernels>,
+    pub(super) links: BTreeMap<usize, Link>,
+    /// It answers nothing but errors; only a new process could use it again.
+    pub(super) lost: bool,
+}
+
+impl Card {
+    pub(super) fn open(device: Device) -> Result<Self, GpuError> {
+        let kernels = Kernels::load(&device)?;
+        tracing::info!(gpu = %device.uuid(), name = device.name()?, "a GPU is used");
+        Ok(Self { device, kernels, links: BTreeMap::new(), lost: false })
+    }
+
+    /// Makes the link for chunks of this size, if there is none.
+    pub(super) fn link(&mut self, part_bytes: usize) -> Result<(), GpuError> {
+        if !self.links.contains_key(&part_bytes) {
+            let slots =
+                (THROUGH_BYTES / part_bytes.max(1)).clamp(*THROUGH_SLOTS.start(), *THROUGH_SLOTS.end());
+            let limits = Limits { loads_max: WAITING_MAX, stores_max: WAITING_MAX, ..Limits::default() };
+            let settings = LinkSettings { policy: Policy::default(), limits };
+            let link = Link::create(&self.kernels, part_bytes, slots, settings)?;
+            self.links.insert(part_bytes, link);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.links.values().all(Link::is_idle)
+    }
+
+    /// What became of transfers, with the name of their link.
+    pub(super) fn poll(&mut self) -> Vec<(usize, Progress)> {
+        let polled = self.links.iter_mut();
+        polled.flat_map(|(size, link)| link.poll().into_iter().map(|progress| (*size, progress))).collect()
+    }
+
+    /// Gives up links that nobody uses.
+    pub(super) fn keep(&mut self, is_used: impl Fn(usize) -> bool) {
+        self.links.retain(|size, link| is_used(*size) || !link.is_idle());
+    }
+
+    pub(super) fn stats(&self, uuid: Uuid) -> impl Iterator<Item = LinkStats> {
+        self.links.iter().map(move |(size, link)| {
+            let depth = link.depth();
+            LinkStats {
+                gpu: uuid.to_string(),
+                chunk_bytes: *size as u64,
+                waiting_loads: depth.loads as u64,
+                waiting_load_bytes: depth.load_bytes,
+                waiting_stores: depth.stores as u64,
+                waiting_store_bytes: depth.store_bytes,
+                loading_bytes: depth.loading_bytes,
+                storing_bytes: depth.storing_bytes,
+            }
+        })
+    }
+}

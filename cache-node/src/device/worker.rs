@@ -1,0 +1,367 @@
+//! The thread's loop: takes what it is told, begins what may begin, tells what has ended.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use larder_kernels::{Driver, GpuError, Kind, Place, Progress, Transfer, TransferId, Uuid};
+use larder_protocol::GpuHandle;
+use larder_protocol::code::RefusedCode;
+use larder_protocol::message::Attach;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::card::Card;
+use super::names;
+use super::pinning::Pinning;
+use super::rank::Rank;
+use super::{Command, Memory};
+use crate::medium::memory::SharedMemory;
+use crate::store::{ConnectionId, DeviceInput, DeviceOp, DeviceStats, Input, JobId, Pages, SessionId};
+
+/// Between two looks at what is on its way: a fraction of what 1 MiB takes on a PCIe 4 link.
+const LOOK: Duration = Duration::from_micros(20);
+/// The same when nothing has happened for a while: what is on its way, up to 64 MiB, keeps the link busy meanwhile.
+const LOOK_MAX: Duration = Duration::from_micros(500);
+
+/// A transfer, wherever it is: its GPU, its link, its number there.
+type TransferKey = (Uuid, usize, TransferId);
+
+/// A fetch or save.
+#[derive(Debug)]
+struct Job {
+    connection: ConnectionId,
+    kind: Kind,
+    /// Transfers that have not begun.
+    to_begin: usize,
+    /// Transfers that have not ended.
+    open: usize,
+    error: Option<String>,
+    is_quiet: bool,
+}
+
+/// A fetch or save whose engine is not ready.
+#[derive(Debug)]
+struct Unready {
+    job: JobId,
+    connection: ConnectionId,
+    kind: Kind,
+    places: Vec<u64>,
+    pages: Pages,
+}
+
+struct Worker {
+    driver: Option<Driver>,
+    slab: Arc<SharedMemory>,
+    pinning: Pinning,
+    results: UnboundedSender<Input>,
+    cards: HashMap<Uuid, Card>,
+    ranks: HashMap<ConnectionId, Rank>,
+    unready: Vec<Unready>,
+    jobs: HashMap<JobId, Job>,
+    transfers: HashMap<TransferKey, JobId>,
+}
+
+/// Works until it is told to quit, or nobody is left to tell it anything.
+pub(super) fn work(
+    slab: Arc<SharedMemory>,
+    inbox: &Receiver<Command>,
+    to_itself: Sender<Command>,
+    results: UnboundedSender<Input>,
+    stats: &Mutex<DeviceStats>,
+) {
+    let driver = match Driver::load() {
+        Ok(driver) => Some(driver),
+        Err(none) => {
+            tracing::info!("no GPU is used: {none}");
+            None
+        }
+    };
+    let mut worker = Worker {
+        driver,
+        slab,
+        pinning: Pinning::new(to_itself),
+        results,
+        cards: HashMap::new(),
+        ranks: HashMap::new(),
+        unready: Vec::new(),
+        jobs: HashMap::new(),
+        transfers: HashMap::new(),
+    };
+    worker.run(inbox, stats);
+}
+
+impl Worker {
+    fn run(&mut self, inbox: &Receiver<Command>, stats: &Mutex<DeviceStats>) {
+        let mut pause = LOOK;
+        loop {
+            let idle = self.unready.is_empty() && self.cards.values().all(Card::is_idle);
+            let told = match idle {
+                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => inbox.recv_timeout(pause),
+            };
+            let mut happened = match told {
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => Some(false),
+                Err(RecvTimeoutError::Disconnected) => None,
+            };
+            while let Some(so_far) = happened
+                && let Ok(command) = inbox.try_recv()
+            {
+                happened = self.take(command).map(|did| did || so_far);
+            }
+            let Some(told) = happened else { return self.drain() };
+            let moved = self.poll();
+            pause = if told || moved { LOOK } else { (pause * 2).min(LOOK_MAX) };
+            *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.stats();
+        }
+    }
+
+    /// Takes a command; None if it is to end.
+    fn take(&mut self, command: Command) -> Option<bool> {
+        match command {
+            Command::Attach(
+                DeviceOp::Attach { connection, session, chunk_blocks, part_bytes, attach },
+                fds,
+                region,
+            ) => {
+                let result = self.attach(connection, session, (chunk_blocks, part_bytes), &attach, fds);
+                if result.is_ok() {
+                    self.pin(connection, region);
+                }
+                self.say(DeviceInput::Attached { connection, id: attach.id, result });
+            }
+            Command::Do(DeviceOp::Detach { connection }) => self.detach(connection),
+            Command::Do(DeviceOp::Fetch { job, connection, places, pages }) => {
+                self.unready.push(Unready { job, connection, kind: Kind::Load, places, pages });
+            }
+            Command::Do(DeviceOp::Save { job, connection, places, pages }) => {
+                self.unready.push(Unready { job, connection, kind: Kind::Store, places, pages });
+            }
+            Command::Pinned(memory, result) => self.pinning.ended(memory, result),
+            Command::Quit => return None,
+            Command::Do(DeviceOp::Attach { .. }) | Command::Attach(..) => {
+                unreachable!("pages are attached by `Gpus::attach`, which takes nothing else")
+            }
+        }
+        Some(true)
+    }
+
+    fn attach(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        (chunk_blocks, part_bytes): (u32, u64),
+        attach: &Attach,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Vec<GpuHandle>, (RefusedCode, String)> {
+        let bad = |text: String| (RefusedCode::BadPages, text);
+        let refused = |error: GpuError| (RefusedCode::BadPages, error.to_string());
+        if self.ranks.contains_key(&connection) {
+            return Err(bad("this rank's pages are open already".to_owned()));
+        }
+        let named = names::read(attach, descriptors, chunk_blocks, part_bytes).map_err(bad)?;
+        let card = self.card(named.device)?;
+        let part_bytes = named.layout.chunk_bytes() as usize;
+        card.link(part_bytes).map_err(refused)?;
+        let rank = Rank::open(&card.device, session, attach, named).map_err(refused)?;
+        let handles = rank.handles().map_err(refused)?;
+        tracing::info!(connection = connection.0, gpu = %rank.device, part_bytes, "an engine's pages are open");
+        self.ranks.insert(connection, rank);
+        Ok(handles)
+    }
+
+    /// The GPU with a UUID, opened if it is not yet.
+    fn card(&mut self, uuid: Uuid) -> Result<&mut Card, (RefusedCode, String)> {
+        let none = |text: String| (RefusedCode::NoGpu, text);
+        if !self.cards.contains_key(&uuid) {
+            let driver = self.driver.as_ref().ok_or_else(|| none("this node has no GPU".to_owned()))?;
+            let opened = driver.device(uuid).and_then(Card::open).map_err(|error| none(error.to_string()))?;
+            self.cards.insert(uuid, opened);
+        }
+        let card = self.cards.get_mut(&uuid).expect("was found or put there");
+        match card.lost {
+            true => Err(none(format!("{uuid} is lost to this process; restart the node"))),
+            false => Ok(card),
+        }
+    }
+
+    fn pin(&mut self, connection: ConnectionId, region: Arc<SharedMemory>) {
+        let rank = &self.ranks[&connection];
+        let device = &self.cards[&rank.device].device;
+        self.pinning.begin(device, Memory::Slab, Arc::clone(&self.slab));
+        self.pinning.begin(device, Memory::Region(rank.session), region);
+    }
+
+    /// Its pages are closed with the last transfer that uses them.
+    fn detach(&mut self, connection: ConnectionId) {
+        let Some(rank) = self.ranks.remove(&connection) else { return };
+        if let Some(link) =
+            self.cards.get_mut(&rank.device).and_then(|card| card.links.get_mut(&rank.part_bytes))
+        {
+            link.forget(&rank.kv);
+        }
+        if !self.ranks.values().any(|other| other.session == rank.session) {
+            self.pinning.forget(Memory::Region(rank.session));
+        }
+    }
+
+    /// Begins and ends what there is to; whether there was anything.
+    fn poll(&mut self) -> bool {
+        let mut happened = self.submit_ready();
+        let mut news = Vec::new();
+        for (uuid, card) in &mut self.cards {
+            news.extend(card.poll().into_iter().map(|(size, progress)| (*uuid, size, progress)));
+        }
+        happened |= !news.is_empty();
+        for (uuid, size, progress) in news {
+            self.progress(uuid, size, progress);
+        }
+        let ranks = &self.ranks;
+        for (uuid, card) in &mut self.cards {
+            card.keep(|size| ranks.values().any(|rank| rank.device == *uuid && rank.part_bytes == size));
+        }
+        happened
+    }
+
+    /// Gives to the links what its engine is ready for.
+    fn submit_ready(&mut self) -> bool {
+        let before = self.unready.len();
+        for unready in std::mem::take(&mut self.unready) {
+            match self.is_ready(&unready) {
+                Ok(false) => self.unready.push(unready),
+                Ok(true) => self.submit(unready),
+                Err(error) => self.end(unready.job, Err(error), true),
+            }
+        }
+        self.unready.len() < before
+    }
+
+    fn is_ready(&self, unready: &Unready) -> Result<bool, String> {
+        let rank = self.ranks.get(&unready.connection).ok_or("this rank's pages are not open")?;
+        let Some(number) = unready.pages.after else { return Ok(true) };
+        let event = rank.event(number).ok_or_else(|| format!("the engine has named no event {number}"))?;
+        event.is_reached().map_err(|error| error.to_string())
+    }
+
+    fn submit(&mut self, unready: Unready) {
+        let Unready { job, connection, kind, places, pages } = unready;
+        let rank = &self.ranks[&connection];
+        let memory = if kind == Kind::Load { Memory::Slab } else { Memory::Region(rank.session) };
+        let Some(host) = self.pinning.get(memory).cloned() else {
+            return self.end(job, Err("the node's memory is not pinned yet".to_owned()), true);
+        };
+        let Some(card) = self.cards.get_mut(&rank.device).filter(|card| !card.lost) else {
+            return self.end(job, Err("the GPU is lost".to_owned()), true);
+        };
+        let link = card.links.get_mut(&rank.part_bytes).expect("a rank's link is kept");
+        let mut state = Job { connection, kind, to_begin: 0, open: 0, error: None, is_quiet: true };
+        let (mut first, mut rest) = (pages.skip as usize, &pages.blocks[..]);
+        for place in places {
+            let (own, others) = rest.split_at(rest.len().min(rank.chunk_blocks - first));
+            let transfer = Transfer {
+                kind,
+                place: Place::Host(Arc::clone(&host), place as usize),
+                kv: Arc::clone(&rank.kv),
+                blocks: own.to_vec(),
+                first: first as u32,
+                after: None,
+            };
+            match link.submit(transfer) {
+                Ok(id) => drop(self.transfers.insert((rank.device, rank.part_bytes, id), job)),
+                Err(error) => {
+                    state.error = Some(error.to_string());
+                    break;
+                }
+            }
+            (state.to_begin, state.open) = (state.to_begin + 1, state.open + 1);
+            (first, rest) = (0, others);
+        }
+        if state.open == 0 {
+            return self.end(job, Err(state.error.unwrap_or_default()), true);
+        }
+        self.jobs.insert(job, state);
+    }
+
+    fn progress(&mut self, uuid: Uuid, size: usize, progress: Progress) {
+        match progress {
+            Progress::Begun(id, _) => {
+                let Some(job) = self.transfers.get(&(uuid, size, id)).copied() else { return };
+                let found = self.jobs.get_mut(&job).expect("a transfer's job is known");
+                found.to_begin -= 1;
+                if found.to_begin == 0 && found.error.is_none() {
+                    self.announce(job, (uuid, size));
+                }
+            }
+            Progress::Ended { id, result, is_quiet } => {
+                let Some(job) = self.transfers.remove(&(uuid, size, id)) else { return };
+                let found = self.jobs.get_mut(&job).expect("a transfer's job is known");
+                if let Err(error) = result {
+                    tracing::warn!(gpu = %uuid, %error, is_quiet, "a transfer failed");
+                    found.error.get_or_insert(error.to_string());
+                }
+                found.is_quiet &= is_quiet;
+                found.open -= 1;
+                if found.open == 0 {
+                    let ended = self.jobs.remove(&job).expect("was found above");
+                    self.end(job, ended.error.map_or(Ok(()), Err), ended.is_quiet);
+                }
+                if !is_quiet {
+                    self.lose(uuid);
+                }
+            }
+        }
+    }
+
+    /// All of a job has begun: the engine may wait for it in its streams.
+    fn announce(&mut self, job: JobId, (uuid, size): (Uuid, usize)) {
+        let found = &self.jobs[&job];
+        let Some(rank) = self.ranks.get_mut(&found.connection) else { return };
+        let Some(link) = self.cards.get(&uuid).and_then(|card| card.links.get(&size)) else { return };
+        let (number, event) = rank.next_event();
+        match link.record(found.kind, event) {
+            Ok(()) => self.say(DeviceInput::Begun { job, event: number }),
+            // The engine then waits for the end.
+            Err(error) => tracing::warn!(gpu = %uuid, %error, "an event cannot be recorded"),
+        }
+    }
+
+    /// A GPU of which nobody knows what still moves is not used any more.
+    fn lose(&mut self, uuid: Uuid) {
+        let Some(card) = self.cards.get_mut(&uuid).filter(|card| !card.lost) else { return };
+        tracing::error!(gpu = %uuid, "a GPU is lost to this process: engines on it compute, or copy for themselves");
+        card.lost = true;
+        for rank in self.ranks.values().filter(|rank| rank.device == uuid) {
+            card.links.values_mut().for_each(|link| link.forget(&rank.kv));
+        }
+    }
+
+    fn end(&self, job: JobId, result: Result<(), String>, is_quiet: bool) {
+        self.say(DeviceInput::Ended { job, result, is_quiet });
+    }
+
+    fn say(&self, input: DeviceInput) {
+        // If nobody listens the node is ending.
+        let _ = self.results.send(Input::Device(input));
+    }
+
+    /// Waits for what is on its way; nothing new begins.
+    fn drain(&mut self) {
+        for link in self.cards.values_mut().flat_map(|card| card.links.values_mut()) {
+            link.drain();
+        }
+    }
+
+    fn stats(&self) -> DeviceStats {
+        let mut links: Vec<_> = self.cards.iter().flat_map(|(uuid, card)| card.stats(*uuid)).collect();
+        links.sort_by(|one, two| (&one.gpu, one.chunk_bytes).cmp(&(&two.gpu, two.chunk_bytes)));
+        DeviceStats {
+            ranks: self.ranks.len() as u64,
+            unready: self.unready.len() as u64,
+            pinned_bytes: self.pinning.pinned_bytes(),
+            lost: self.cards.values().filter(|card| card.lost).count() as u64,
+            links,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! An engine with its KV cache in GPUs: this process, with the emulator as its driver.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use larder_emulator::{Controls, library};
+use larder_kernels::{Driver, Event, Ticket, reference};
+use larder_protocol::frame::frame;
+use larder_protocol::message::{Attach, Fetch, Leased, Moved, Save, Verdict};
+use larder_protocol::{DeviceId, GpuHandle, ToEngine, ToNode};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::cache::{CHUNK_BLOCKS, Cache, Setup, noise};
+use crate::engine::{Engine, register};
+use crate::node::{Node, start_by};
+
+/// The emulator's knobs are the process's, so one test at a time has it.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Turn {
+    controls: Controls,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    /// The engine's streams begin nothing, or go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.controls.hold(held);
+    }
+}
+
+pub(crate) fn turn() -> Turn {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Turn { controls: Controls::of(&library().unwrap()).unwrap(), _turn: turn }
+}
+
+/// A node with the emulator as its driver.
+pub(crate) struct GpuNode {
+    pub(crate) node: Node,
+    knobs: PathBuf,
+}
+
+pub(crate) fn node(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
+    let library = library().unwrap();
+    let all = [&[("LARDER_LIBCUDA", library.to_str().unwrap())], variables].concat();
+    node_with(lines, &all)
+}
+
+pub(crate) fn node_with(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
+    let directory = tempfile::tempdir().unwrap();
+    let knobs = directory.path().join("knobs");
+    let mut program = vec!["env".to_owned(), format!("LARDER_EMULATOR_KNOBS={}", knobs.display())];
+    program.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
+    let program: Vec<&str> = program.iter().map(String::as_str).collect();
+    GpuNode { node: start_by(directory, &format!("log = \"warn\"\n{lines}"), &program), knobs }
+}
+
+impl GpuNode {
+    /// Turns the knobs of the node's emulator.
+    pub(crate) fn knobs(&self, text: &str) {
+        let beside = self.knobs.with_added_extension("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(&beside, &self.knobs).unwrap();
+    }
+
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        serde_json::from_str(&self.node.http("GET", "/v1/stats", "", "").1).unwrap()
+    }
+}
+
+/// What is wrong with pages, and what the node says of it.
+pub(crate) const WRONG_PAGES: [(fn(&mut Attach), &str); 7] = [
+    (|it| it.device = DeviceId(1), "none of 2 devices is"),
+    (|it| it.layers[1] = 1 << 40, "does not fit"),
+    (|it| it.layers[3] -= 1, "part_bytes said"),
+    (|it| it.handles[0] = GpuHandle([0; 64]), "cuIpcOpenMemHandle"),
+    (|it| it.part_offsets[0] = 1 << 40, "a part of 8192 bytes"),
+    (|it| it.events[0] = GpuHandle([0; 64]), "cuIpcOpenEventHandle"),
+    (|it| (it.part_pieces[1], _) = (1, it.handles.pop()), "piece"),
+];
+
+pub(crate) struct GpuEngine {
+    engine: Engine,
+    caches: Vec<Cache>,
+    /// The node's events, of each rank.
+    events: Vec<Vec<Event>>,
+    /// What each rank's pages were filled from last.
+    seed: u64,
+    /// What each rank saved of each chunk.
+    saved: HashMap<(usize, u64), Vec<u8>>,
+}
+
+impl GpuEngine {
+    /// Connects; its pages are not yet open to the node.
+    pub(crate) fn unattached(node: &Node, name: &str, setup: &Setup, world: u32) -> Self {
+        let driver = Driver::load_from(Some(&library().unwrap())).unwrap();
+        let devices = driver.devices().unwrap();
+        // Not the first first, so that none is found by chance.
+        let device = |rank: u32| driver.device(devices[(rank as usize + 1) % devices.len()]).unwrap();
+        let caches = (0..world).map(|rank| Cache::create(device(rank), setup)).collect();
+        let register = larder_protocol::message::Register {
+            blocks_per_chunk: CHUNK_BLOCKS,
+            ..register(setup.layout().chunk_bytes(), world, 1)
+        };
+        let engine = Engine::connect_speaking(&node.socket(), name, register, &[1, 2, 3]);
+        let events = (0..world).map(|_| Vec::new()).collect();
+        let mut engine = Self { engine, caches, events, seed: 0, saved: HashMap::new() };
+        engine.fill(1);
+        engine
+    }
+
+    /// An engine whose pages are open, once all memory is pinned.
+    pub(crate) fn start(node: &Node, name: &str, setup: &Setup, world: u32) -> Self {
+        let mut engine = Self::unattached(node, name, setup, world);
+        for rank in 0..world as usize {
+            engine.attach_with(rank, |_| ()).unwrap();
+        }
+        let registered = &engine.engine.registered;
+        node.wait_for_least("gpu_pinned_bytes", registered.slab_bytes + registered.region_bytes);
+        engine
+    }
+
+    /// Opens a rank's pages to the node, with something changed in what it says of them.
+    pub(crate) fn attach_with(
+        &mut self,
+        rank: usize,
+        change: impl FnOnce(&mut Attach),
+    ) -> Result<(), String> {
+        let (mut attach, descriptors) = self.caches[rank].attach(1000);
+        change(&mut attach);
+        let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let bytes = frame(&ToNode::from(attach).encode());
+        let wire = &mut self.engine.workers[rank].wire;
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let pieces = [IoSlice::new(&bytes)];
+        let sent = sendmsg::<()>(wire.stream.as_raw_fd(), &pieces, rights, MsgFlags::empty(), None);
+        assert_eq!(sent.unwrap(), bytes.len());
+        match wire.hear().expect("an answer") {
+            ToEngine::Attached(attached) => {
+                let open = |handle| self.caches[rank].open(handle);
+                self.events[rank] = attached.events.iter().map(open).collect();
+                Ok(())
+            }
+            ToEngine::Refused(refused) => Err(refused.message),
+            ToEngine::ErrorAnswer(error) => Err(error.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a rank's pages hold after they were filled.
+    pub(crate) fn noise(&self, rank: usize, seed: u64) -> Vec<u8> {
+        noise(seed + 1000 * rank as u64, self.caches[rank].setup.bytes())
+    }
+
+    /// Begins to fill all ranks' pages.
+    pub(crate) fn begin_to_fill(&self, seed: u64) -> Vec<Ticket> {
+        let fill = |(rank, cache): (usize, &Cache)| cache.begin_to_fill(&self.noise(rank, seed));
+        self.caches.iter().enumerate().flat_map(fill).collect()
+    }
+
+    pub(crate) fn filled(&mut self, seed: u64, filling: Vec<Ticket>) {
+        filling.into_iter().for_each(|ticket| ticket.wait().unwrap());
+        self.seed = seed;
+    }
+
+    pub(crate) fn fill(&mut self, seed: u64) {
+        let filling = self.begin_to_fill(seed);
+        self.filled(seed, filling);
+    }
+
+    pub(crate) fn say(&mut self, rank: usize, message: impl Into<ToNode>) {
+        self.engine.workers[rank].wire.say(message);
+    }
+
+    pub(crate) fn hear(&mut self, rank: usize) -> ToEngine {
+        self.engine.workers[rank].wire.hear().expect("an answer")
+    }
+
+    pub(crate) fn ask(&mut self, rank: usize, message: impl Into<ToNode>) -> ToEngine {
+        self.say(rank, message);
+        self.hear(rank)
+    }
+
+    /// The end of a fetch or save.
+    pub(crate) fn moved(&mut self, rank: usize, id: u64) -> Moved {
+        loop {
+            match self.hear(rank) {
+                ToEngine::Moving(_) => {}
+                ToEngine::Moved(moved) if moved.id == id => return moved,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Has chunks fetched, and reads all pages of the rank: behind the node's event, or without waiting for anything.
+    pub(crate) fn fetch_and_read(&mut self, rank: usize, fetch: Fetch, waits: bool) -> Vec<u8> {
+        self.say(rank, fetch);
+        let moving = match self.hear(rank) {
+            ToEngine::Moving(moving) => moving,
+            other => panic!("{other:?}"),
+        };
+        if waits {
+            self.caches[rank].stream.wait_for(&self.events[rank][moving.event as usize]).unwrap();
+        }
+        self.caches[rank].read()
+    }
+
+    /// Every rank has its part of chunks saved, in order; then they are committed.
+    pub(crate) fn save_and_commit(&mut self, numbers: std::ops::Range<u64>, blocks: &[u32]) {
+        let region_slots: Vec<u32> = (0..(numbers.end - numbers.start) as u32).collect();
+        for rank in 0..self.caches.len() {
+            let save =
+                Save { id: 1, region_slots: region_slots.clone(), blocks: blocks.to_vec(), after: Some(0) };
+            self.say(rank, save);
+            let moved = self.moved(rank, 1);
+            assert!(moved.ok, "{moved:?}");
+            let (layout, pages) = (self.caches[rank].setup.layout(), self.noise(rank, self.seed));
+            for (number, own) in numbers.clone().zip(blocks.chunks(CHUNK_BLOCKS as usize)) {
+                let mut chunk = vec![0; layout.chunk_bytes() as usize];
+                reference::gather(&layout, &pages, &mut chunk, own, 0);
+                self.saved.insert((rank, number), chunk);
+            }
+        }
+        let commit = self.engine.commit_message(numbers);
+        match self.engine.ask(commit) {
+            ToEngine::Committed(committed) => {
+                assert!(committed.results.0.iter().all(|it| *it == Verdict::Accepted), "{committed:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a rank saved of a chunk.
+    pub(crate) fn saved(&self, rank: usize, number: u64) -> Vec<u8> {
+        self.saved[&(rank, number)].clone()
+    }
+
+    /// The engine's processes write chunks into the region themselves.
+    pub(crate) fn commit_by_hand(&mut self, numbers: std::ops::Range<u64>) {
+        assert!(self.engine.offload(numbers).iter().all(|verdict| *verdict == Verdict::Accepted));
+    }
+
+    pub(crate) fn lease(&mut self, numbers: std::ops::Range<u64>) -> Leased {
+        self.engine.lease(numbers)
+    }
+
+    /// A rank's part of what the node holds of a chunk.
+    pub(crate) fn held(&mut self, rank: usize, number: u64) -> Vec<u8> {
+        let lease = self.lease(number..number + 1);
+        let chunk = self.engine.read(lease.slots[0], lease.generations[0]).expect("it is leased");
+        self.engine.release(lease.lease);
+        let part = self.engine.register.part_bytes as usize;
+        chunk[rank * part..(rank + 1) * part].to_vec()
+    }
+
+    /// A rank's part of a region slot.
+    pub(crate) fn region(&self, rank: usize, slot: u32) -> Vec<u8> {
+        self.engine.region(rank, slot)
+    }
+}
