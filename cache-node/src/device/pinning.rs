@@ -55,12 +55,9 @@ impl Pinning {
 
     /// Pinning has ended. What failed is tried again when the next engine comes.
     pub(super) fn ended(&mut self, memory: Memory, result: Result<PinnedRegion, GpuError>) {
-        match (self.known.remove(&memory), result) {
-            (Some(State::Pinning), Ok(region)) => {
-                self.known.insert(memory, State::Pinned(Arc::new(region)));
-            }
-            // Given up meanwhile: the engine has gone. Or it failed.
-            _ => {}
+        // Otherwise it was given up meanwhile, since the engine has gone, or it failed.
+        if let (Some(State::Pinning), Ok(region)) = (self.known.remove(&memory), result) {
+            self.known.insert(memory, State::Pinned(Arc::new(region)));
         }
     }
 

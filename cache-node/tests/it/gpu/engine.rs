@@ -72,7 +72,10 @@ impl GpuNode {
 }
 
 /// What is wrong with pages, and what the node says of it.
-pub(crate) const WRONG_PAGES: [(fn(&mut Attach), &str); 7] = [
+type WrongPages = (fn(&mut Attach), &'static str);
+
+/// Pages that no node opens.
+pub(crate) const WRONG_PAGES: [WrongPages; 7] = [
     (|it| it.device = DeviceId(1), "none of 2 devices is"),
     (|it| it.layers[1] = 1 << 40, "does not fit"),
     (|it| it.layers[3] -= 1, "part_bytes said"),
