@@ -93,7 +93,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let results = mpsc::unbounded_channel();
     let disk = config.disk.as_ref().map(|disk| disk_tier(disk, &config, &shared, &results.0)).transpose()?;
-    let driver = Driver::new(settings(&config), shared, threads(&config), inbox, results, disk)?;
+    let driver =
+        Driver::new(settings(&config), shared, threads(&config), inbox, results, disk, config.device)?;
     let driver = tokio::spawn(driver.run());
     let port = tokio::spawn(engine_port::serve(engines, events.clone(), config.limits.connections));
     let control_settings = control::Settings {

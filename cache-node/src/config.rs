@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use larder_settings::{Faults, read, read_text};
 
+use crate::device;
 use crate::store::Verify;
 
 mod defaults;
@@ -58,6 +59,8 @@ pub struct Config {
     pub transfer_threads: usize,
     /// The disk tier, if there is one.
     pub disk: Option<Disk>,
+    /// How GPUs are used.
+    pub device: device::Settings,
     /// What engines and proxies may make the node hold.
     pub limits: Limits,
 }

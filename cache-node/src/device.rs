@@ -1,7 +1,7 @@
 //! The node's GPUs: KV between the node's pinned memory and pages that engines own.
 //!
 //! One thread has them all, so that no call of the driver ever waits in the task that owns the store. [`names`] reads what
-//! an engine says of its pages, [`card`] is one GPU with its links, [`rank`] an engine's rank, [`worker`] the thread's loop.
+//! an engine says of its pages, [`card`] is one GPU with its links, [`rank`] an engine's rank, [`landing`] and [`filling`] the device tier, [`worker`] the thread's loop.
 //! Without a driver or a GPU the thread only says so: engines then copy for themselves, or compute.
 
 use std::os::fd::OwnedFd;
@@ -16,10 +16,21 @@ use crate::medium::memory::SharedMemory;
 use crate::store::{DeviceOp, DeviceStats, Input, SessionId};
 
 mod card;
+mod filling;
+mod landing;
 mod names;
 mod pinning;
 mod rank;
 mod worker;
+
+/// How GPUs are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Bytes of each GPU's memory that staging fills; 0: it stops at host memory.
+    pub landing_bytes: u64,
+    /// Whether what was brought there is read back and compared.
+    pub verify: bool,
+}
 
 /// Memory that is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,13 +62,17 @@ impl Gpus {
     ///
     /// # Errors
     /// If the system cannot start a thread.
-    pub fn start(slab: Arc<SharedMemory>, results: UnboundedSender<Input>) -> std::io::Result<Self> {
+    pub fn start(
+        settings: Settings,
+        slab: Arc<SharedMemory>,
+        results: UnboundedSender<Input>,
+    ) -> std::io::Result<Self> {
         let (commands, inbox) = channel();
         let stats = Arc::new(Mutex::new(DeviceStats::default()));
         let (to_itself, shown) = (commands.clone(), Arc::clone(&stats));
         let thread = std::thread::Builder::new()
             .name("gpus".to_owned())
-            .spawn(move || worker::work(slab, &inbox, to_itself, results, &shown))?;
+            .spawn(move || worker::work(settings, slab, &inbox, to_itself, results, &shown))?;
         Ok(Self { commands, stats, thread: Some(thread) })
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::device::Gpus;
+use crate::device::{self as device_settings, Gpus};
 use crate::engine_port::connection::{Outbox, Tasks};
 use crate::medium::memory::{Others, SharedMemory};
 use crate::peer::Peer;
@@ -139,6 +139,7 @@ impl Driver {
         events: mpsc::Receiver<Event>,
         (sender, results): Results,
         disk: Option<DiskTier>,
+        gpus: device_settings::Settings,
     ) -> std::io::Result<Self> {
         let clock = Clock::start();
         let mut store = Store::new(settings);
@@ -154,7 +155,7 @@ impl Driver {
             disk: threads_of_disk,
             found,
             clock,
-            gpus: Gpus::start(Arc::clone(&shared.slab), sender.clone())?,
+            gpus: Gpus::start(gpus, Arc::clone(&shared.slab), sender.clone())?,
             descriptors: Vec::new(),
             transfer: Transfer::start(threads, Arc::clone(&shared.slab), clock, sender)?,
             shared,

@@ -169,6 +169,27 @@ pub const METRICS: &[Metric] = metrics! {
     Gauge "larder_node_gpu_moving_bytes"
         "Bytes on their way to or from GPUs."
         |s| s.device.links.iter().map(|link| link.loading_bytes + link.storing_bytes).sum();
+    Counter "larder_node_gpu_landed_chunks_total"
+        "Parts of chunks brought into the landing slabs of GPUs."
+        |s| s.device.landed;
+    Counter "larder_node_gpu_landings_failed_total"
+        "Parts that could not be brought there; they were loaded from host memory."
+        |s| s.device.failed_landings;
+    Counter "larder_node_gpu_landings_wrong_total"
+        "Parts that came there with wrong bytes, which device.verify has seen; they were loaded from host memory."
+        |s| s.device.wrong_landings;
+    Counter "larder_node_gpu_scattered_chunks_total"
+        "Parts that were loaded from there."
+        |s| s.device.scattered;
+    Counter "larder_node_gpu_displaced_chunks_total"
+        "Parts there that made room for others that were needed sooner."
+        |s| s.device.displaced;
+    Gauge "larder_node_gpu_landing_bytes"
+        "Bytes of the landing slabs that are taken."
+        |s| s.device.landing_bytes;
+    Gauge "larder_node_gpu_landing_chunks"
+        "Parts there."
+        |s| s.device.landing_chunks;
 };
 
 /// The Prometheus text of all metrics

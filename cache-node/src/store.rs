@@ -126,6 +126,8 @@ pub struct Store {
     copies: HashMap<CopyId, Copying>,
     /// Fetches and saves under way.
     jobs: HashMap<JobId, Job>,
+    /// Leases that have ended since it was last said, of whose chunks some may lie on GPUs.
+    unlanded: Vec<LeaseId>,
     /// The disk tier, if there is one.
     disk: Option<DiskTier>,
     /// Stage calls that wait for chunks from disk.
@@ -152,6 +154,7 @@ impl Store {
             commits: HashMap::new(),
             copies: HashMap::new(),
             jobs: HashMap::new(),
+            unlanded: Vec::new(),
             disk: None,
             waiting: Vec::new(),
             touched: Vec::new(),
@@ -186,6 +189,7 @@ impl Store {
             Input::Tick => self.tick(now, &mut out),
         }
         self.publish_generations(&mut out);
+        self.unland(&mut out);
         out
     }
 

@@ -66,6 +66,10 @@ pub(super) const DISK_WRITES: u64 = 256;
 /// Loads under way: what one long prompt needs at once.
 pub(super) const DISK_LOADS: u64 = 2048;
 
+/// Memory of a GPU is the engine's unless somebody gives some of it away.
+pub(super) const LANDING: u64 = 0;
+
+pub(super) const LANDING_RANGE: RangeInclusive<u64> = 0..=TIB;
 pub(super) const CAPACITY_RANGE: RangeInclusive<u64> = 4 * MIB..=1024 * TIB;
 pub(super) const SEGMENT_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
 pub(super) const WRITE_RATE_RANGE: RangeInclusive<u64> = MIB..=TIB;

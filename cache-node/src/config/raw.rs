@@ -26,12 +26,21 @@ pub(super) struct RawConfig {
     pub(super) debug_faults: Option<bool>,
     pub(super) transfer_threads: Option<u64>,
     pub(super) disk: RawDisk,
+    pub(super) landing: Option<u64>,
+    pub(super) verify_on_device: Option<bool>,
     pub(super) limits: RawLimits,
 }
 
 impl RawConfig {
     pub(super) fn read(root: &mut Reader<'_>) -> Self {
+        let (mut landing, mut verify_on_device) = (None, None);
+        root.table("device", |device| {
+            landing = device.size("landing", defaults::LANDING_RANGE);
+            verify_on_device = device.bool("verify");
+        });
         Self {
+            landing,
+            verify_on_device,
             engine_socket: root.require("engine_socket").string("engine_socket"),
             engine_socket_mode: root.string("engine_socket_mode"),
             control: root.string("control"),

@@ -10,6 +10,7 @@ use larder_tiering::disk::BLOCK_BYTES;
 
 use super::raw::{RawConfig, RawDisk, RawLimits};
 use super::{Config, Control, Disk, DiskIo, Limits, defaults};
+use crate::device;
 use crate::store::Verify;
 
 /// The longest path of a unix socket: `sun_path` of Linux has 108 bytes with its end, and a node binds with a process
@@ -51,6 +52,10 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         debug_faults: raw.debug_faults.unwrap_or(false),
         transfer_threads: to_usize(raw.transfer_threads.unwrap_or(defaults::TRANSFER_THREADS)),
         disk: disk(raw.disk, report),
+        device: device::Settings {
+            landing_bytes: raw.landing.unwrap_or(defaults::LANDING),
+            verify: raw.verify_on_device.unwrap_or(false),
+        },
         limits: limits(&raw.limits),
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use larder_kernels::{Device, GpuError, Kernels, Limits, Link, LinkSettings, Policy, Progress, Uuid};
 
+use super::Settings;
+use super::filling::Filling;
 use crate::store::LinkStats;
 
 /// Bytes of the GPU's memory through which chunks pass on a link. Twice what may be on its way.
@@ -20,15 +22,28 @@ pub(super) struct Card {
     pub(super) device: Device,
     kernels: Arc<Kernels>,
     pub(super) links: BTreeMap<usize, Link>,
+    /// The device tier, if there is one.
+    pub(super) filling: Option<Filling>,
     /// It answers nothing but errors; only a new process could use it again.
     pub(super) lost: bool,
 }
 
 impl Card {
-    pub(super) fn open(device: Device) -> Result<Self, GpuError> {
+    pub(super) fn open(device: Device, settings: Settings) -> Result<Self, GpuError> {
         let kernels = Kernels::load(&device)?;
-        tracing::info!(gpu = %device.uuid(), name = device.name()?, "a GPU is used");
-        Ok(Self { device, kernels, links: BTreeMap::new(), lost: false })
+        let gpu = device.uuid();
+        tracing::info!(%gpu, name = device.name()?, landing_bytes = settings.landing_bytes, "a GPU is used");
+        let filling = match settings.landing_bytes {
+            0 => None,
+            bytes => match Filling::create(&kernels, &device, bytes, settings.verify) {
+                Ok(filling) => Some(filling),
+                Err(error) => {
+                    tracing::error!(%gpu, bytes, %error, "no landing slab (device.landing): staging stops at host memory");
+                    None
+                }
+            },
+        };
+        Ok(Self { device, kernels, links: BTreeMap::new(), filling, lost: false })
     }
 
     /// Makes the link for chunks of this size, if there is none.
@@ -46,6 +61,12 @@ impl Card {
 
     pub(super) fn is_idle(&self) -> bool {
         self.links.values().all(Link::is_idle)
+            && self.filling.as_ref().is_none_or(|it| self.lost || it.is_idle())
+    }
+
+    /// Whether a load waits for a link.
+    pub(super) fn is_busy(&self) -> bool {
+        self.links.values().any(|link| link.depth().loads > 0)
     }
 
     /// What became of transfers, with the name of their link.

@@ -16,6 +16,8 @@ const EVENTS: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Rank {
     pub(super) session: SessionId,
+    /// Its number in the session: which part of a chunk is its.
+    pub(super) number: u32,
     pub(super) device: Uuid,
     /// Names the link: bytes of a chunk's part.
     pub(super) part_bytes: usize,
@@ -30,7 +32,7 @@ impl Rank {
     /// Opens a rank's pages and events.
     pub(super) fn open(
         device: &Device,
-        session: SessionId,
+        (session, number): (SessionId, u32),
         attach: &Attach,
         named: Named,
     ) -> Result<Self, GpuError> {
@@ -40,7 +42,17 @@ impl Rank {
         let (part_bytes, chunk_blocks) =
             (named.layout.chunk_bytes() as usize, named.layout.chunk_blocks() as usize);
         let kv = Arc::new(ImportedKv::open(device, named.parts, named.layout)?);
-        Ok(Self { session, device: named.device, part_bytes, chunk_blocks, kv, theirs, ours, next: 0 })
+        Ok(Self {
+            session,
+            number,
+            device: named.device,
+            part_bytes,
+            chunk_blocks,
+            kv,
+            theirs,
+            ours,
+            next: 0,
+        })
     }
 
     /// The names of our events.

@@ -7,16 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use larder_kernels::{Driver, GpuError, Kind, Place, Progress, Transfer, TransferId, Uuid};
-use larder_protocol::GpuHandle;
 use larder_protocol::code::RefusedCode;
 use larder_protocol::message::Attach;
+use larder_protocol::{GpuHandle, LeaseId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::card::Card;
+use super::filling::Filling;
+use super::landing::PartPlace;
 use super::names;
 use super::pinning::Pinning;
 use super::rank::Rank;
-use super::{Command, Memory};
+use super::{Command, Memory, Settings};
 use crate::medium::memory::SharedMemory;
 use crate::store::{ConnectionId, DeviceInput, DeviceOp, DeviceStats, Input, JobId, Pages, SessionId};
 
@@ -45,13 +47,23 @@ struct Job {
 #[derive(Debug)]
 struct Unready {
     job: JobId,
+    /// A fetch's.
+    lease: Option<LeaseId>,
     connection: ConnectionId,
     kind: Kind,
     places: Vec<u64>,
     pages: Pages,
 }
 
+/// A transfer's job, and what it reads of the landing slab.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    job: JobId,
+    landed: Option<(PartPlace, LeaseId)>,
+}
+
 struct Worker {
+    settings: Settings,
     driver: Option<Driver>,
     slab: Arc<SharedMemory>,
     pinning: Pinning,
@@ -60,11 +72,16 @@ struct Worker {
     ranks: HashMap<ConnectionId, Rank>,
     unready: Vec<Unready>,
     jobs: HashMap<JobId, Job>,
-    transfers: HashMap<TransferKey, JobId>,
+    transfers: HashMap<TransferKey, Part>,
+    /// Leases whose chunks are being brought to GPUs.
+    landing: Vec<LeaseId>,
+    /// What is to be said, once the figures show it.
+    news: Vec<DeviceInput>,
 }
 
 /// Works until it is told to quit, or nobody is left to tell it anything.
 pub(super) fn work(
+    settings: Settings,
     slab: Arc<SharedMemory>,
     inbox: &Receiver<Command>,
     to_itself: Sender<Command>,
@@ -79,6 +96,7 @@ pub(super) fn work(
         }
     };
     let mut worker = Worker {
+        settings,
         driver,
         slab,
         pinning: Pinning::new(to_itself),
@@ -88,6 +106,8 @@ pub(super) fn work(
         unready: Vec::new(),
         jobs: HashMap::new(),
         transfers: HashMap::new(),
+        landing: Vec::new(),
+        news: Vec::new(),
     };
     worker.run(inbox, stats);
 }
@@ -96,7 +116,8 @@ impl Worker {
     fn run(&mut self, inbox: &Receiver<Command>, stats: &Mutex<DeviceStats>) {
         let mut pause = LOOK;
         loop {
-            let idle = self.unready.is_empty() && self.cards.values().all(Card::is_idle);
+            let idle =
+                self.unready.is_empty() && self.landing.is_empty() && self.cards.values().all(Card::is_idle);
             let told = match idle {
                 true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 false => inbox.recv_timeout(pause),
@@ -115,29 +136,38 @@ impl Worker {
             let moved = self.poll();
             pause = if told || moved { LOOK } else { (pause * 2).min(LOOK_MAX) };
             *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.stats();
+            for input in self.news.drain(..) {
+                // If nobody listens the node is ending.
+                let _ = self.results.send(Input::Device(input));
+            }
         }
     }
 
     /// Takes a command; None if it is to end.
     fn take(&mut self, command: Command) -> Option<bool> {
         match command {
-            Command::Attach(
-                DeviceOp::Attach { connection, session, chunk_blocks, part_bytes, attach },
-                fds,
-                region,
-            ) => {
-                let result = self.attach(connection, session, (chunk_blocks, part_bytes), &attach, fds);
+            Command::Attach(DeviceOp::Attach { connection, rank, part, attach }, descriptors, region) => {
+                let result = self.attach(connection, rank, part, &attach, descriptors);
                 if result.is_ok() {
                     self.pin(connection, region);
                 }
                 self.say(DeviceInput::Attached { connection, id: attach.id, result });
             }
             Command::Do(DeviceOp::Detach { connection }) => self.detach(connection),
-            Command::Do(DeviceOp::Fetch { job, connection, places, pages }) => {
-                self.unready.push(Unready { job, connection, kind: Kind::Load, places, pages });
+            Command::Do(DeviceOp::Fetch { job, lease, connection, places, pages }) => {
+                let (kind, lease) = (Kind::Load, Some(lease));
+                self.unready.push(Unready { job, lease, connection, kind, places, pages });
             }
             Command::Do(DeviceOp::Save { job, connection, places, pages }) => {
-                self.unready.push(Unready { job, connection, kind: Kind::Store, places, pages });
+                let (kind, lease) = (Kind::Store, None);
+                self.unready.push(Unready { job, lease, connection, kind, places, pages });
+            }
+            Command::Do(DeviceOp::Land { lease, session, needed_by, places }) => {
+                self.land(lease, session, needed_by, &places);
+            }
+            Command::Do(DeviceOp::Unland { lease }) => {
+                let tiers = self.cards.values_mut().filter_map(|card| card.filling.as_mut());
+                tiers.for_each(|tier| tier.landing.unwant(lease));
             }
             Command::Pinned(memory, result) => self.pinning.ended(memory, result),
             Command::Quit => return None,
@@ -151,7 +181,7 @@ impl Worker {
     fn attach(
         &mut self,
         connection: ConnectionId,
-        session: SessionId,
+        rank: (SessionId, u32),
         (chunk_blocks, part_bytes): (u32, u64),
         attach: &Attach,
         descriptors: Vec<OwnedFd>,
@@ -165,7 +195,7 @@ impl Worker {
         let card = self.card(named.device)?;
         let part_bytes = named.layout.chunk_bytes() as usize;
         card.link(part_bytes).map_err(refused)?;
-        let rank = Rank::open(&card.device, session, attach, named).map_err(refused)?;
+        let rank = Rank::open(&card.device, rank, attach, named).map_err(refused)?;
         let handles = rank.handles().map_err(refused)?;
         tracing::info!(connection = connection.0, gpu = %rank.device, part_bytes, "an engine's pages are open");
         self.ranks.insert(connection, rank);
@@ -174,10 +204,13 @@ impl Worker {
 
     /// The GPU with a UUID, opened if it is not yet.
     fn card(&mut self, uuid: Uuid) -> Result<&mut Card, (RefusedCode, String)> {
-        let none = |text: String| (RefusedCode::NoGpu, text);
+        let (none, settings) = (|text: String| (RefusedCode::NoGpu, text), self.settings);
         if !self.cards.contains_key(&uuid) {
             let driver = self.driver.as_ref().ok_or_else(|| none("this node has no GPU".to_owned()))?;
-            let opened = driver.device(uuid).and_then(Card::open).map_err(|error| none(error.to_string()))?;
+            let opened = driver
+                .device(uuid)
+                .and_then(|device| Card::open(device, settings))
+                .map_err(|error| none(error.to_string()))?;
             self.cards.insert(uuid, opened);
         }
         let card = self.cards.get_mut(&uuid).expect("was found or put there");
@@ -192,6 +225,43 @@ impl Worker {
         let device = &self.cards[&rank.device].device;
         self.pinning.begin(device, Memory::Slab, Arc::clone(&self.slab));
         self.pinning.begin(device, Memory::Region(rank.session), region);
+    }
+
+    /// Brings the beginning of a lease's chunks to the GPUs of all ranks.
+    fn land(&mut self, lease: LeaseId, session: SessionId, needed_by: Duration, places: &[u64]) {
+        self.landing.push(lease);
+        for rank in self.ranks.values().filter(|rank| rank.session == session) {
+            let Some(card) = self.cards.get_mut(&rank.device).filter(|card| !card.lost) else { continue };
+            let (bytes, number) = (rank.part_bytes as u64, u64::from(rank.number));
+            let parts = places.iter().map(|place| (place + number * bytes, bytes));
+            card.filling.iter_mut().for_each(|tier| tier.want(lease, needed_by, parts.clone()));
+        }
+    }
+
+    /// Brings on what is to land, and tells of leases of which nothing is read any more.
+    fn fill(&mut self) -> bool {
+        let (mut happened, mut lost) = (false, Vec::new());
+        // What wants to land before memory is pinned waits for that.
+        if let Some(host) = self.pinning.get(Memory::Slab) {
+            for (uuid, card) in self.cards.iter_mut().filter(|(_, card)| !card.lost) {
+                let may_begin = !card.is_busy();
+                let Some(tier) = &mut card.filling else { continue };
+                match tier.poll((&self.slab, host), may_begin) {
+                    Ok(did) => happened |= did,
+                    Err(_) => lost.push(*uuid),
+                }
+            }
+        }
+        lost.into_iter().for_each(|uuid| self.lose(uuid));
+        let cards = &self.cards;
+        let reads = |lease: &LeaseId| {
+            cards.values().any(|card| card.filling.as_ref().is_some_and(|it| it.reads(*lease)))
+        };
+        let (still, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.landing).into_iter().partition(reads);
+        self.landing = still;
+        happened |= !over.is_empty();
+        over.into_iter().for_each(|lease| self.say(DeviceInput::Landed { lease }));
+        happened
     }
 
     /// Its pages are closed with the last transfer that uses them.
@@ -218,6 +288,7 @@ impl Worker {
         for (uuid, size, progress) in news {
             self.progress(uuid, size, progress);
         }
+        happened |= self.fill();
         let ranks = &self.ranks;
         for (uuid, card) in &mut self.cards {
             card.keep(|size| ranks.values().any(|rank| rank.device == *uuid && rank.part_bytes == size));
@@ -246,7 +317,7 @@ impl Worker {
     }
 
     fn submit(&mut self, unready: Unready) {
-        let Unready { job, connection, kind, places, pages } = unready;
+        let Unready { job, lease, connection, kind, places, pages } = unready;
         let rank = &self.ranks[&connection];
         let memory = if kind == Kind::Load { Memory::Slab } else { Memory::Region(rank.session) };
         let Some(host) = self.pinning.get(memory).cloned() else {
@@ -260,17 +331,30 @@ impl Worker {
         let (mut first, mut rest) = (pages.skip as usize, &pages.blocks[..]);
         for place in places {
             let (own, others) = rest.split_at(rest.len().min(rank.chunk_blocks - first));
+            let landed = lease.and_then(|lease| {
+                let at = card.filling.as_mut()?.take(place)?;
+                Some((at, (place, lease)))
+            });
+            let (at, landed) = landed
+                .map_or((Place::Host(Arc::clone(&host), place as usize), None), |(at, landed)| {
+                    (at, Some(landed))
+                });
             let transfer = Transfer {
                 kind,
-                place: Place::Host(Arc::clone(&host), place as usize),
+                place: at,
                 kv: Arc::clone(&rank.kv),
                 blocks: own.to_vec(),
                 first: first as u32,
                 after: None,
             };
             match link.submit(transfer) {
-                Ok(id) => drop(self.transfers.insert((rank.device, rank.part_bytes, id), job)),
+                Ok(id) => {
+                    self.transfers.insert((rank.device, rank.part_bytes, id), Part { job, landed });
+                }
                 Err(error) => {
+                    if let (Some((place, lease)), Some(tier)) = (landed, &mut card.filling) {
+                        tier.scattered(place, lease, (false, true));
+                    }
                     state.error = Some(error.to_string());
                     break;
                 }
@@ -287,7 +371,7 @@ impl Worker {
     fn progress(&mut self, uuid: Uuid, size: usize, progress: Progress) {
         match progress {
             Progress::Begun(id, _) => {
-                let Some(job) = self.transfers.get(&(uuid, size, id)).copied() else { return };
+                let Some(Part { job, .. }) = self.transfers.get(&(uuid, size, id)).copied() else { return };
                 let found = self.jobs.get_mut(&job).expect("a transfer's job is known");
                 found.to_begin -= 1;
                 if found.to_begin == 0 && found.error.is_none() {
@@ -295,7 +379,11 @@ impl Worker {
                 }
             }
             Progress::Ended { id, result, is_quiet } => {
-                let Some(job) = self.transfers.remove(&(uuid, size, id)) else { return };
+                let Some(Part { job, landed }) = self.transfers.remove(&(uuid, size, id)) else { return };
+                let tier = self.cards.get_mut(&uuid).and_then(|card| card.filling.as_mut());
+                if let (Some((place, lease)), Some(tier)) = (landed, tier) {
+                    tier.scattered(place, lease, (result.is_ok(), is_quiet));
+                }
                 let found = self.jobs.get_mut(&job).expect("a transfer's job is known");
                 if let Err(error) = result {
                     tracing::warn!(gpu = %uuid, %error, is_quiet, "a transfer failed");
@@ -337,13 +425,12 @@ impl Worker {
         }
     }
 
-    fn end(&self, job: JobId, result: Result<(), String>, is_quiet: bool) {
+    fn end(&mut self, job: JobId, result: Result<(), String>, is_quiet: bool) {
         self.say(DeviceInput::Ended { job, result, is_quiet });
     }
 
-    fn say(&self, input: DeviceInput) {
-        // If nobody listens the node is ending.
-        let _ = self.results.send(Input::Device(input));
+    fn say(&mut self, input: DeviceInput) {
+        self.news.push(input);
     }
 
     /// Waits for what is on its way; nothing new begins.
@@ -361,7 +448,19 @@ impl Worker {
             unready: self.unready.len() as u64,
             pinned_bytes: self.pinning.pinned_bytes(),
             lost: self.cards.values().filter(|card| card.lost).count() as u64,
+            landed: self.landed(|tier| tier.counts.landed),
+            failed_landings: self.landed(|tier| tier.counts.failed),
+            wrong_landings: self.landed(|tier| tier.counts.wrong),
+            scattered: self.landed(|tier| tier.counts.scattered),
+            displaced: self.landed(|tier| tier.landing.displaced),
+            landing_bytes: self.landed(|tier| tier.landing.held().0),
+            landing_chunks: self.landed(|tier| tier.landing.held().1),
             links,
         }
+    }
+
+    /// A figure of all GPUs' device tiers.
+    fn landed(&self, figure: impl Fn(&Filling) -> u64) -> u64 {
+        self.cards.values().filter_map(|card| card.filling.as_ref()).map(figure).sum()
     }
 }

@@ -10,7 +10,7 @@ use larder_protocol::code::RefusedCode;
 
 impl Driver {
     pub(super) fn device(&mut self, op: DeviceOp) {
-        let DeviceOp::Attach { connection, session, ref attach, .. } = op else {
+        let DeviceOp::Attach { connection, rank: (session, _), ref attach, .. } = op else {
             return self.gpus.carry_out(op);
         };
         let descriptors = std::mem::take(&mut self.descriptors);

@@ -97,6 +97,20 @@ pub struct DeviceStats {
     pub pinned_bytes: u64,
     /// GPUs that answer nothing but errors.
     pub lost: u64,
+    /// Parts of chunks brought into landing slabs since the start.
+    pub landed: u64,
+    /// Parts that could not be brought.
+    pub failed_landings: u64,
+    /// Parts that came with wrong bytes.
+    pub wrong_landings: u64,
+    /// Parts that were loaded from there.
+    pub scattered: u64,
+    /// Parts that made room for others that were needed sooner.
+    pub displaced: u64,
+    /// Bytes of landing slabs that are taken.
+    pub landing_bytes: u64,
+    /// Parts there.
+    pub landing_chunks: u64,
     /// Each link.
     pub links: Vec<LinkStats>,
 }

@@ -29,6 +29,10 @@ pub(super) struct Lease {
     pub(super) open_loads: u32,
     /// Fetches under way: copies that the node itself makes.
     pub(super) moving: u32,
+    /// Its chunks are being brought to GPUs.
+    pub(super) landing: bool,
+    /// Some of them may lie there for it.
+    pub(super) landed: bool,
     pub(super) ever_loaded: bool,
     /// Released or expired: it ends with its last open load and fetch.
     pub(super) ending: bool,
@@ -38,7 +42,7 @@ pub(super) struct Lease {
 impl Lease {
     /// Something still reads its chunks.
     fn is_read(&self) -> bool {
-        self.open_loads > 0 || self.moving > 0
+        self.open_loads > 0 || self.moving > 0 || self.landing
     }
 }
 
@@ -124,6 +128,17 @@ impl Store {
         }
     }
 
+    /// Its chunks are on GPUs as far as they come.
+    pub(super) fn landed(&mut self, id: LeaseId, now: Duration) {
+        let lease = self.leases.get_mut(&id).expect("what reads its chunks keeps a lease");
+        lease.landing = false;
+        let session = lease.session;
+        if !lease.is_read() && (lease.ending || lease.expires <= now) {
+            self.end(id);
+        }
+        self.bury(session, &mut Vec::new());
+    }
+
     /// Its time is over: it ends, or if a load is open, with that.
     pub(super) fn expire(&mut self, id: LeaseId) {
         self.counts.expired_leases += 1;
@@ -132,7 +147,12 @@ impl Store {
 
     pub(super) fn end_unless_loading(&mut self, id: LeaseId) {
         match self.leases.get_mut(&id) {
-            Some(lease) if lease.is_read() => lease.ending = true,
+            Some(lease) if lease.is_read() => {
+                lease.ending = true;
+                if std::mem::take(&mut lease.landed) {
+                    self.unlanded.push(id);
+                }
+            }
             Some(_) => self.end(id),
             None => {}
         }
@@ -150,6 +170,9 @@ impl Store {
         let lease = self.leases.remove(&id).expect("only a known lease ends");
         debug_assert!(!lease.is_read(), "an open load and a fetch keep their lease");
         self.expiries.remove(&(lease.expires, id));
+        if lease.landed {
+            self.unlanded.push(id);
+        }
         lease.chunks.iter().for_each(|pinned| self.arena.unpin(pinned.slot));
         if lease.staged && !lease.ever_loaded {
             self.counts.unused_staged_tokens += lease.tokens;

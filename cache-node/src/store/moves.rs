@@ -28,12 +28,10 @@ pub enum DeviceOp {
     Attach {
         /// The rank's connection, which names it from here on.
         connection: ConnectionId,
-        /// Whose region it saves to.
-        session: SessionId,
-        /// Blocks of a chunk.
-        chunk_blocks: u32,
-        /// Bytes of the rank's part of a chunk.
-        part_bytes: u64,
+        /// Whose region it saves to, and its number there.
+        rank: (SessionId, u32),
+        /// Blocks of a chunk, and bytes of the rank's part of it.
+        part: (u32, u64),
         /// The pages.
         attach: Attach,
     },
@@ -46,12 +44,30 @@ pub enum DeviceOp {
     Fetch {
         /// Which.
         job: JobId,
+        /// Whose chunks.
+        lease: LeaseId,
         /// The rank.
         connection: ConnectionId,
         /// Where its part of each chunk begins in the slab, in bytes.
         places: Vec<u64>,
         /// What is left out of the first, and where the rest goes.
         pages: Pages,
+    },
+    /// Bring a lease's chunks to the GPUs of all ranks, as far as there is room. Answered by [`DeviceInput::Landed`].
+    Land {
+        /// The lease, which pins them.
+        lease: LeaseId,
+        /// Whose GPUs.
+        session: SessionId,
+        /// Before this they are likely not asked for; what is needed sooner goes first.
+        needed_by: Duration,
+        /// Where each chunk begins in the slab, in bytes, in the order of loading.
+        places: Vec<u64>,
+    },
+    /// The lease wants nothing of what has landed any more.
+    Unland {
+        /// Which.
+        lease: LeaseId,
     },
     /// Copy out of a rank's pages. Answered as a fetch.
     Save {
@@ -96,6 +112,11 @@ pub enum DeviceInput {
         /// Which event.
         event: u32,
     },
+    /// Nothing reads a lease's chunks in order to bring them to a GPU any more.
+    Landed {
+        /// Which.
+        lease: LeaseId,
+    },
     /// A job is over.
     Ended {
         /// Which.
@@ -125,7 +146,7 @@ enum What {
 /// A rank that may ask.
 struct Rank {
     layout: Layout,
-    number: u64,
+    number: u32,
 }
 
 impl Store {
@@ -141,9 +162,8 @@ impl Store {
         found.attached = true;
         out.push(Output::Device(DeviceOp::Attach {
             connection,
-            session,
-            chunk_blocks: rank.layout.register.blocks_per_chunk,
-            part_bytes: rank.layout.register.part_bytes,
+            rank: (session, rank.number),
+            part: (rank.layout.register.blocks_per_chunk, rank.layout.register.part_bytes),
             attach,
         }));
     }
@@ -179,12 +199,12 @@ impl Store {
         lease.moving += 1;
         lease.ever_loaded = true;
         self.counts.fetches += 1;
-        let part = rank.number * rank.layout.register.part_bytes;
+        let part = u64::from(rank.number) * rank.layout.register.part_bytes;
         let places = chunks.iter().map(|pinned| self.arena.offset(pinned.slot) + part).collect();
-        let what = What::Fetch { lease: fetch.lease, chunks };
+        let (lease, what) = (fetch.lease, What::Fetch { lease: fetch.lease, chunks });
         let job = self.job(Job { connection, session, id: fetch.id, what });
         let pages = Pages { skip: fetch.skip, blocks: fetch.blocks, after: fetch.after };
-        out.push(Output::Device(DeviceOp::Fetch { job, connection, places, pages }));
+        out.push(Output::Device(DeviceOp::Fetch { job, lease, connection, places, pages }));
     }
 
     pub(super) fn save(
@@ -221,7 +241,7 @@ impl Store {
             *session.region_saving.entry(*slot).or_default() += 1;
         }
         self.counts.saves += 1;
-        let part = rank.number * register.part_bytes;
+        let part = u64::from(rank.number) * register.part_bytes;
         let places = save.region_slots.iter().map(|slot| u64::from(*slot) * layout.stride + part).collect();
         let what = What::Save { region_slots: save.region_slots };
         let job = self.job(Job { connection, session: session_id, id: save.id, what });
@@ -241,8 +261,29 @@ impl Store {
                 let Some(found) = self.jobs.get(&job) else { return };
                 out.push(send(found.connection, Moving { id: found.id, event }));
             }
+            DeviceInput::Landed { lease } => self.landed(lease, now),
             DeviceInput::Ended { job, result, is_quiet } => self.job_ended(job, result, is_quiet, now, out),
         }
+    }
+
+    /// A staged lease's chunks go on to the GPUs, if its engine's pages are open.
+    pub(super) fn land(&mut self, id: LeaseId, needed_by: Duration, out: &mut Vec<Output>) {
+        let lease = self.leases.get_mut(&id).expect("was just granted");
+        let session = self.sessions.get(&lease.session).expect("only a live session is granted a lease");
+        let mut ranks = session.workers.values().filter_map(|worker| self.connections.get(worker));
+        if !ranks.any(|rank| rank.attached) {
+            return;
+        }
+        (lease.landing, lease.landed) = (true, true);
+        let places = lease.chunks.iter().map(|pinned| self.arena.offset(pinned.slot)).collect();
+        let session = lease.session;
+        out.push(Output::Device(DeviceOp::Land { lease: id, session, needed_by, places }));
+    }
+
+    /// Says of which leases nothing is wanted on GPUs any more.
+    pub(super) fn unland(&mut self, out: &mut Vec<Output>) {
+        let unlanded = std::mem::take(&mut self.unlanded).into_iter();
+        out.extend(unlanded.map(|lease| Output::Device(DeviceOp::Unland { lease })));
     }
 
     fn job_ended(
@@ -296,7 +337,7 @@ impl Store {
         let session = self.sessions.get(&session).filter(|_| registered);
         let rank = session.and_then(|session| {
             let (number, _) = session.workers.iter().find(|(_, worker)| **worker == connection)?;
-            Some(Rank { layout: session.layout.clone()?, number: u64::from(*number) })
+            Some(Rank { layout: session.layout.clone()?, number: *number })
         });
         if rank.is_none() {
             out.push(error(connection, Some(request), ErrorCode::NotRegistered, "register first".to_owned()));

@@ -28,6 +28,8 @@ pub(super) enum Asker {
         tag: Tag,
         /// What the recipe names, held or not.
         named: usize,
+        /// The request is not on its way to the engine before.
+        needed_by: Duration,
         /// Tokens of each chunk's end.
         ends: Vec<(u32, BlockKey)>,
     },
@@ -296,6 +298,8 @@ impl Store {
             staged: matches!(asker, Asker::Stage { .. }),
             open_loads: 0,
             moving: 0,
+            landing: false,
+            landed: false,
             ever_loaded: false,
             ending: false,
             expires: now.saturating_add(self.settings.lease_ttl),
@@ -311,7 +315,7 @@ impl Store {
                 let leased = Leased { id: request, lease: id, slots, generations, expires_ms };
                 out.push(send(connection, leased));
             }
-            Asker::Stage { ticket, tag, named, ends } => {
+            Asker::Stage { ticket, tag, named, needed_by, ends } => {
                 self.counts.staged += 1;
                 self.counts.staged_tokens += tokens;
                 let (end_tokens, keys) = ends.into_iter().take(count).unzip();
@@ -331,6 +335,7 @@ impl Store {
                 let grant = Grant { lease: id, tag, keys, end_tokens, slots, generations, expires_ms };
                 let connection = holder.scheduler.expect("a ready session has a scheduler");
                 out.push(Output::Grant { connection, message: ToEngine::from(grant), ticket, answer });
+                self.land(id, needed_by, out);
             }
         }
     }

@@ -45,13 +45,15 @@ impl Store {
         let deadline = request.deadline_ms.map_or(self.settings.stage_deadline, |ms| {
             Duration::from_millis(u64::from(ms)).min(self.settings.stage_deadline)
         });
+        let stop_at = now.saturating_add(deadline.mul_f64(VERIFY_SHARE));
+        let (named, ends) = (plan.keys.len(), plan.keys.clone());
         let opening = OpeningRequest {
             session: plan.session,
             namespace: layout.namespace,
             tokens_per_chunk: layout.tokens_per_chunk,
             lease: fresh,
-            stop_at: now.saturating_add(deadline.mul_f64(VERIFY_SHARE)),
-            asker: Asker::Stage { ticket, tag, named: plan.keys.len(), ends: plan.keys.clone() },
+            stop_at,
+            asker: Asker::Stage { ticket, tag, named, needed_by: stop_at, ends },
         };
         let bytes_max = request.max_bytes.unwrap_or(u64::MAX);
         let keys: Vec<BlockKey> = plan.keys.into_iter().map(|(_, key)| key).collect();

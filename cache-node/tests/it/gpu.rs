@@ -10,6 +10,7 @@ use crate::gpu::engine::{GpuEngine, node, turn};
 
 mod cache;
 mod engine;
+mod landing;
 
 /// What the engine does wrong on purpose.
 #[derive(Clone, Copy, PartialEq)]

@@ -4,7 +4,8 @@
 //! `LARDER_EMULATOR_FAIL` is `FUNCTION:NTH:CODE`, and `LARDER_EMULATOR_FLIP` the number of the copy of which a byte changes.
 //! While it runs, a file turns them that `LARDER_EMULATOR_KNOBS` names, each time its text changes: `hold`, `lose CODE` or
 //! `fail FUNCTION NTH CODE`, and a word to tell it from the text before. A failure that was asked for so and has happened
-//! leaves a file beside it, with `.failed` added to its name.
+//! leaves a file beside it, with `.failed` added to its name; `left` makes one with `.left`, in which stands how many objects
+//! were made and not freed.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -92,6 +93,11 @@ impl Knobs {
         let words: Vec<&str> = text.split_whitespace().collect();
         self.held.store(words.first() == Some(&"hold"), SeqCst);
         match words[..] {
+            ["left", ..] => {
+                let left = crate::state::state().left().to_string();
+                // As above.
+                let _ = std::fs::write(path.with_added_extension("left"), left);
+            }
             ["lose", code, ..] => self.lost.store(code.parse().unwrap_or(0), SeqCst),
             ["fail", function, nth, code, ..] => {
                 self.fail(function, nth.parse().unwrap_or(0), code.parse().unwrap_or(0));

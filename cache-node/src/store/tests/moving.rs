@@ -58,6 +58,7 @@ fn a_fetch_is_given_the_places_of_its_chunks() {
     let offset = |index: usize| world.store.arena.offset(lease.slots[index]);
     let expected = DeviceOp::Fetch {
         job,
+        lease: lease.lease,
         connection: WORKER,
         places: vec![offset(1), offset(2)],
         pages: Pages { skip: 0, blocks: vec![5, 9], after: None },
@@ -192,7 +193,7 @@ fn pages_are_closed_with_their_connection() {
         events: Vec::new(),
     };
     world.say(WORKER, attach);
-    assert!(matches!(world.device.last(), Some(DeviceOp::Attach { chunk_blocks: 1, part_bytes: CHUNK, .. })));
+    assert!(matches!(world.device.last(), Some(DeviceOp::Attach { rank: (_, 0), part: (1, CHUNK), .. })));
     let refused = Err((RefusedCode::NoGpu, "none".to_owned()));
     world.step(Input::Device(DeviceInput::Attached { connection: WORKER, id: 40, result: refused }));
     assert!(matches!(world.last(WORKER), ToEngine::Refused(_)));

@@ -9,12 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use larder_emulator::{Controls, library};
 use larder_kernels::{Driver, Event, Ticket, reference};
 use larder_protocol::frame::frame;
-use larder_protocol::message::{Attach, Fetch, Leased, Moved, Save, Verdict};
-use larder_protocol::{DeviceId, GpuHandle, ToEngine, ToNode};
+use larder_protocol::message::{Attach, Fetch, Grant, Leased, Moved, Save, Verdict};
+use larder_protocol::{DeviceId, GpuHandle, LeaseId, Tag, ToEngine, ToNode};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::cache::{CHUNK_BLOCKS, Cache, Setup, noise};
-use crate::engine::{Engine, register};
+use crate::engine::{Engine, content, register};
 use crate::node::{Node, start_by};
 
 /// The emulator's knobs are the process's, so one test at a time has it.
@@ -37,6 +37,9 @@ pub(crate) fn turn() -> Turn {
     Turn { controls: Controls::of(&library().unwrap()).unwrap(), _turn: turn }
 }
 
+/// Tokens of a chunk of these engines.
+const CHUNK_TOKENS: u32 = 16 * CHUNK_BLOCKS;
+
 /// A node with the emulator as its driver.
 pub(crate) struct GpuNode {
     pub(crate) node: Node,
@@ -50,7 +53,10 @@ pub(crate) fn node(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
 }
 
 pub(crate) fn node_with(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
-    let directory = tempfile::tempdir().unwrap();
+    node_in(tempfile::tempdir().unwrap(), lines, variables)
+}
+
+pub(crate) fn node_in(directory: tempfile::TempDir, lines: &str, variables: &[(&str, &str)]) -> GpuNode {
     let knobs = directory.path().join("knobs");
     let mut program = vec!["env".to_owned(), format!("LARDER_EMULATOR_KNOBS={}", knobs.display())];
     program.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
@@ -64,6 +70,19 @@ impl GpuNode {
         let beside = self.knobs.with_added_extension("new");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(&beside, &self.knobs).unwrap();
+    }
+
+    /// Stages a prompt of so many chunks and a little more; every prompt begins alike.
+    pub(crate) fn stage(&self, tag: u128, chunks: u64) -> serde_json::Value {
+        let chain: Vec<String> = (0..chunks).map(|point| format!("{point:016x}")).collect();
+        let bytes = 4 * u64::from(CHUNK_TOKENS);
+        self.node.post(
+            "/v1/stage",
+            &serde_json::json!({
+                "tag": format!("{tag:032x}"), "chain": chain, "run_bytes": bytes,
+                "prompt_bytes": chunks * bytes + 12, "engine": "http://a", "deadline_ms": 20_000,
+            }),
+        )
     }
 
     pub(crate) fn stats(&self) -> serde_json::Value {
@@ -235,6 +254,33 @@ impl GpuEngine {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The engine's processes write chunks into the region themselves, and tell the request's tag.
+    pub(crate) fn commit_tagged(&mut self, numbers: std::ops::Range<u64>, tag: u128) {
+        (0..).zip(numbers.clone()).for_each(|(slot, number)| self.engine.write(slot, number));
+        let count = (numbers.end - numbers.start) as u32;
+        let mut commit = self.engine.commit_message(numbers);
+        (commit.tag, commit.prompt_tokens) = (Some(Tag(tag)), Some(count * CHUNK_TOKENS + 3));
+        assert!(matches!(self.engine.ask(commit), ToEngine::Committed(_)));
+    }
+
+    /// The grant that the node pushed: it was there before the stage call was answered.
+    pub(crate) fn grant(&mut self) -> Grant {
+        // Grants are put aside while the answer to something is awaited.
+        self.engine.release(LeaseId(0));
+        self.engine.grants.pop().expect("a grant")
+    }
+
+    pub(crate) fn release(&mut self, lease: LeaseId) {
+        assert!(matches!(self.engine.release(lease), ToEngine::Okay(_)));
+    }
+
+    /// A rank's part of a chunk with its proper content.
+    pub(crate) fn content(&self, rank: usize, number: u64) -> Vec<u8> {
+        let part = self.engine.register.part_bytes as usize;
+        let chunk = content(number, self.engine.register.part_bytes * u64::from(self.engine.register.world));
+        chunk[rank * part..(rank + 1) * part].to_vec()
     }
 
     /// What a rank saved of a chunk.
