@@ -32,7 +32,9 @@ impl Card {
     pub(super) fn open(device: Device, settings: Settings) -> Result<Self, GpuError> {
         let kernels = Kernels::load(&device)?;
         let gpu = device.uuid();
-        tracing::info!(%gpu, name = device.name()?, landing_bytes = settings.landing_bytes, "a GPU is used");
+        // For people only.
+        let name = device.name().unwrap_or_default();
+        tracing::info!(%gpu, name, landing_bytes = settings.landing_bytes, "a GPU is used");
         let filling = match settings.landing_bytes {
             0 => None,
             bytes => match Filling::create(&kernels, &device, bytes, settings.verify) {

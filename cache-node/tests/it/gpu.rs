@@ -9,6 +9,7 @@ use crate::gpu::cache::{BLOCKS, CHUNK_BLOCKS, Setup, noise};
 use crate::gpu::engine::{GpuEngine, node, turn};
 
 mod cache;
+mod ends;
 mod engine;
 mod landing;
 
@@ -194,7 +195,7 @@ fn pages_that_cannot_be_opened_are_refused_and_the_engine_goes_on() {
 fn a_node_without_a_gpu_says_so_and_serves() {
     let setup = &Setup::all()[0];
     let _turn = turn();
-    let node = engine::node_with("", &[("LARDER_LIBCUDA", "no/such/libcuda.so")]);
+    let node = node("", &[("LARDER_LIBCUDA", "no/such/libcuda.so")]);
     let mut engine = GpuEngine::unattached(&node.node, "a", setup, 1);
     let refused = engine.attach_with(0, |_| ()).unwrap_err();
     assert!(refused.contains("no GPU"), "{refused}");

@@ -10,10 +10,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::code::Answer;
+
+/// Between two looks at the file.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The emulator's knobs; one set per process.
 pub(crate) struct Knobs {
@@ -38,13 +42,23 @@ impl Default for Knobs {
             Some((function.to_owned(), nth.parse().ok()?, code.parse().ok()?))
         });
         let flip = variable("LARDER_EMULATOR_FLIP").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let file: Option<PathBuf> = variable("LARDER_EMULATOR_KNOBS").map(PathBuf::from);
+        if file.is_some() {
+            // For what nothing else would be called for.
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::sleep(LOOK);
+                    crate::state::state().knobs.look();
+                }
+            });
+        }
         Self {
             held: AtomicBool::default(),
             bytes_per_second: AtomicU64::default(),
             lost: AtomicU32::default(),
             flip: AtomicU64::new(flip),
             calls: Mutex::new(Calls { failure, ..Calls::default() }),
-            file: variable("LARDER_EMULATOR_KNOBS").map(|path| (path.into(), Mutex::default())),
+            file: file.map(|path| (path, Mutex::default())),
         }
     }
 }
@@ -92,6 +106,7 @@ impl Knobs {
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         self.held.store(words.first() == Some(&"hold"), SeqCst);
+        self.fail("", 0, 0);
         match words[..] {
             ["left", ..] => {
                 let left = crate::state::state().left().to_string();
@@ -102,7 +117,7 @@ impl Knobs {
             ["fail", function, nth, code, ..] => {
                 self.fail(function, nth.parse().unwrap_or(0), code.parse().unwrap_or(0));
             }
-            _ => self.fail("", 0, 0),
+            _ => {}
         }
         *seen = text;
     }

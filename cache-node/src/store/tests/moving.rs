@@ -1,7 +1,7 @@
 //! Fetches and saves: what they hold, for how long, and who may ask.
 
 use larder_protocol::code::{ErrorCode, RefusedCode};
-use larder_protocol::message::{ErrorAnswer, Fetch, Leased, Moved, Save};
+use larder_protocol::message::{Attach, ErrorAnswer, Fetch, Leased, Moved, Save};
 
 use super::*;
 
@@ -176,10 +176,8 @@ fn a_region_slot_is_saved_to_or_committed_and_not_both() {
     assert!(bad(&world, engine));
 }
 
-#[test]
-fn pages_are_closed_with_their_connection() {
-    let (mut world, engine, _) = leased();
-    let attach = larder_protocol::message::Attach {
+fn attach() -> Attach {
+    Attach {
         id: 40,
         device: larder_protocol::DeviceId(1),
         order: larder_protocol::code::PageOrder::LayerFirst,
@@ -191,8 +189,86 @@ fn pages_are_closed_with_their_connection() {
         handles: Vec::new(),
         piece_bytes: Vec::new(),
         events: Vec::new(),
+    }
+}
+
+/// A staged lease on three chunks, whose engine's pages are open or not.
+fn staged(pages: bool) -> (World, ConnectionId, LeaseId) {
+    let mut world = World::new(settings());
+    let engine = world.engine(1, &register(CHUNK, 1));
+    if pages {
+        world.say(WORKER, attach());
+    }
+    let request = |tag| larder_protocol::control::StageRequest {
+        tag: Some(Tag(tag)),
+        chain: (0..4).map(ChainPoint).collect(),
+        run_bytes: 128,
+        prompt_bytes: 512,
+        engine: Some("e1".into()),
+        deadline_ms: None,
+        max_bytes: None,
     };
-    world.say(WORKER, attach);
+    for tag in [9, 10] {
+        let fresh = world.fresh();
+        world.step(Input::Stage { ticket: Ticket(1), request: request(tag), fresh });
+        world.work_all();
+        if tag == 9 {
+            world.commit(engine, 0..3, Some(Tag(9)));
+            world.work_all();
+        }
+    }
+    let (_, answer) = world.answers.last().unwrap();
+    let lease = answer.lease.expect("it is staged");
+    (world, engine, lease)
+}
+
+#[test]
+fn a_staged_lease_goes_on_to_the_gpus_of_an_engine_whose_pages_are_open() {
+    let (world, _, lease) = staged(true);
+    let chunks = &world.store.leases[&lease].chunks;
+    let expected = DeviceOp::Land {
+        lease,
+        session: world.session(WORKER),
+        needed_by: world.now + Duration::from_millis(75),
+        places: chunks.iter().map(|pinned| world.store.arena.offset(pinned.slot)).collect(),
+    };
+    assert_eq!(world.device.last(), Some(&expected));
+    assert!(staged(false).0.device.is_empty());
+}
+
+/// What brings them to a GPU reads them: nothing else may come there before it has ended.
+#[test]
+fn a_lease_holds_its_chunks_while_they_are_brought_to_a_gpu() {
+    for died in [false, true] {
+        let (mut world, engine, lease) = staged(true);
+        if died {
+            for connection in [engine, WORKER] {
+                world.step(Input::Closed { connection });
+                world.step(Input::ProcessDead { connection });
+            }
+        } else {
+            world.release(engine, lease);
+            world.later(3600);
+        }
+        assert!(world.device.contains(&DeviceOp::Unland { lease }));
+        assert!(world.store.stats().pinned_bytes > 0);
+        world.step(Input::Device(DeviceInput::Landed { lease }));
+        let stats = world.store.stats();
+        assert_eq!((stats.pinned_bytes, stats.leases), (0, 0));
+        let told = world.device.iter().filter(|op| matches!(op, DeviceOp::Unland { .. })).count();
+        assert_eq!(told, 1);
+    }
+    let (mut world, engine, lease) = staged(true);
+    world.step(Input::Device(DeviceInput::Landed { lease }));
+    assert_eq!(world.store.stats().leases, 1, "what has landed waits for its load");
+    world.release(engine, lease);
+    assert_eq!(world.device.last(), Some(&DeviceOp::Unland { lease }));
+}
+
+#[test]
+fn pages_are_closed_with_their_connection() {
+    let (mut world, engine, _) = leased();
+    world.say(WORKER, attach());
     assert!(matches!(world.device.last(), Some(DeviceOp::Attach { rank: (_, 0), part: (1, CHUNK), .. })));
     let refused = Err((RefusedCode::NoGpu, "none".to_owned()));
     world.step(Input::Device(DeviceInput::Attached { connection: WORKER, id: 40, result: refused }));

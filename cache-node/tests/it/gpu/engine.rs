@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use larder_emulator::{Controls, library};
 use larder_kernels::{Driver, Event, Ticket, reference};
@@ -15,7 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::cache::{CHUNK_BLOCKS, Cache, Setup, noise};
 use crate::engine::{Engine, content, register};
-use crate::node::{Node, start_by};
+use crate::node::{Node, PATIENCE, start_by};
 
 /// The emulator's knobs are the process's, so one test at a time has it.
 static TURN: Mutex<()> = Mutex::new(());
@@ -47,18 +50,21 @@ pub(crate) struct GpuNode {
 }
 
 pub(crate) fn node(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
-    let library = library().unwrap();
-    let all = [&[("LARDER_LIBCUDA", library.to_str().unwrap())], variables].concat();
-    node_with(lines, &all)
-}
-
-pub(crate) fn node_with(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
     node_in(tempfile::tempdir().unwrap(), lines, variables)
 }
 
+/// In a directory; of two variables of one name the last counts.
+
 pub(crate) fn node_in(directory: tempfile::TempDir, lines: &str, variables: &[(&str, &str)]) -> GpuNode {
     let knobs = directory.path().join("knobs");
-    let mut program = vec!["env".to_owned(), format!("LARDER_EMULATOR_KNOBS={}", knobs.display())];
+    // A node before it may have left it turned.
+    std::fs::write(&knobs, "").unwrap();
+    let library = library().unwrap();
+    let mut program = vec![
+        "env".to_owned(),
+        format!("LARDER_EMULATOR_KNOBS={}", knobs.display()),
+        format!("LARDER_LIBCUDA={}", library.display()),
+    ];
     program.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
     let program: Vec<&str> = program.iter().map(String::as_str).collect();
     GpuNode { node: start_by(directory, &format!("log = \"warn\"\n{lines}"), &program), knobs }
@@ -70,6 +76,49 @@ impl GpuNode {
         let beside = self.knobs.with_added_extension("new");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(&beside, &self.knobs).unwrap();
+    }
+
+    fn beside(&self, extension: &str) -> PathBuf {
+        self.knobs.with_added_extension(extension)
+    }
+
+    /// Objects of the node's emulator that were made and not freed.
+    pub(crate) fn left(&self) -> i64 {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let answer = self.beside("left");
+        let _ = std::fs::remove_file(&answer);
+        self.knobs(&format!("left {}", ASKED.fetch_add(1, Ordering::Relaxed)));
+        let start = Instant::now();
+        loop {
+            // Empty while it is being written.
+            let found = std::fs::read_to_string(&answer).ok().and_then(|text| text.parse().ok());
+            if let Some(left) = found {
+                return left;
+            }
+            assert!(start.elapsed() < PATIENCE, "the emulator says nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until no more than so many are left.
+    pub(crate) fn wait_for_left(&self, most: i64) {
+        let start = Instant::now();
+        while self.left() > most {
+            assert!(start.elapsed() < PATIENCE, "{} objects are left of {most}", self.left());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The `nth` call of a function from now on fails.
+    pub(crate) fn fails(&self, function: &str, nth: u64, code: u32) {
+        let _ = std::fs::remove_file(self.beside("failed"));
+        self.knobs(&format!("fail {function} {nth} {code}"));
+    }
+
+    /// Whether it did; if not it will not any more.
+    pub(crate) fn failed(&self) -> bool {
+        self.knobs("");
+        self.beside("failed").exists()
     }
 
     /// Stages a prompt of so many chunks and a little more; every prompt begins alike.
@@ -118,6 +167,10 @@ pub(crate) struct GpuEngine {
 impl GpuEngine {
     /// Connects; its pages are not yet open to the node.
     pub(crate) fn unattached(node: &Node, name: &str, setup: &Setup, world: u32) -> Self {
+        Self::unattached_at(&node.socket(), name, setup, world)
+    }
+
+    pub(crate) fn unattached_at(socket: &Path, name: &str, setup: &Setup, world: u32) -> Self {
         let driver = Driver::load_from(Some(&library().unwrap())).unwrap();
         let devices = driver.devices().unwrap();
         // Not the first first, so that none is found by chance.
@@ -127,7 +180,7 @@ impl GpuEngine {
             blocks_per_chunk: CHUNK_BLOCKS,
             ..register(setup.layout().chunk_bytes(), world, 1)
         };
-        let engine = Engine::connect_speaking(&node.socket(), name, register, &[1, 2, 3]);
+        let engine = Engine::connect_speaking(socket, name, register, &[1, 2, 3]);
         let events = (0..world).map(|_| Vec::new()).collect();
         let mut engine = Self { engine, caches, events, seed: 0, saved: HashMap::new() };
         engine.fill(1);
@@ -143,6 +196,34 @@ impl GpuEngine {
         let registered = &engine.engine.registered;
         node.wait_for_least("gpu_pinned_bytes", registered.slab_bytes + registered.region_bytes);
         engine
+    }
+
+    /// Connects again, to this node or another: a new run of the engine, with the same pages.
+    pub(crate) fn reconnect_unattached(&mut self, node: &Node) {
+        static RUN: AtomicU64 = AtomicU64::new(0);
+        let name = format!("run-{}", RUN.fetch_add(1, Ordering::Relaxed));
+        let register = self.engine.register.clone();
+        self.engine = Engine::connect_speaking(&node.socket(), &name, register, &[1, 2, 3]);
+    }
+
+    pub(crate) fn reconnect(&mut self, node: &Node) {
+        self.reconnect_unattached(node);
+        for rank in 0..self.caches.len() {
+            self.attach_with(rank, |_| ()).unwrap();
+        }
+        let registered = &self.engine.registered;
+        node.wait_for_least("gpu_pinned_bytes", registered.slab_bytes + registered.region_bytes);
+    }
+
+    /// Closes its connections, and waits until no engine is connected.
+    pub(crate) fn disconnect(&mut self, node: &Node) {
+        let workers = self.engine.workers.iter().map(|worker| &worker.wire);
+        for wire in workers.chain([&self.engine.wire]) {
+            // It may be closed already.
+            let _ = wire.stream.shutdown(Shutdown::Both);
+        }
+        node.wait_for("sessions", 0);
+        node.wait_for("gpu_ranks", 0);
     }
 
     /// Opens a rank's pages to the node, with something changed in what it says of them.
@@ -229,6 +310,24 @@ impl GpuEngine {
             self.caches[rank].stream.wait_for(&self.events[rank][moving.event as usize]).unwrap();
         }
         self.caches[rank].read()
+    }
+
+    pub(crate) fn read(&self, rank: usize) -> Vec<u8> {
+        self.caches[rank].read()
+    }
+
+    /// Reads all pages of a rank behind one of the node's events.
+    pub(crate) fn read_after(&self, rank: usize, event: u32) -> Vec<u8> {
+        self.caches[rank].stream.wait_for(&self.events[rank][event as usize]).unwrap();
+        self.caches[rank].read()
+    }
+
+    /// Waits until a chunk has come up from disk.
+    pub(crate) fn wait_for_chunk(&mut self, number: u64) {
+        let ToEngine::Leased(leased) = self.engine.lookup_patiently(number..number + 1) else {
+            panic!("chunk {number} is lost")
+        };
+        self.release(leased.lease);
     }
 
     /// Every rank has its part of chunks saved, in order; then they are committed.
