@@ -54,7 +54,6 @@ pub(crate) fn node(lines: &str, variables: &[(&str, &str)]) -> GpuNode {
 }
 
 /// In a directory; of two variables of one name the last counts.
-
 pub(crate) fn node_in(directory: tempfile::TempDir, lines: &str, variables: &[(&str, &str)]) -> GpuNode {
     let knobs = directory.path().join("knobs");
     // A node before it may have left it turned.
