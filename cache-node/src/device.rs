@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use larder_kernels::{GpuError, PinnedRegion};
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,6 +23,11 @@ mod names;
 mod pinning;
 mod rank;
 mod worker;
+
+/// How long what is on its way to and from GPUs may take at the end: 64 MiB take milliseconds.
+const END_TIME: Duration = Duration::from_secs(2);
+/// Between two looks at whether it has ended.
+const END_LOOK: Duration = Duration::from_millis(1);
 
 /// How GPUs are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,7 +106,13 @@ impl Gpus {
 impl Drop for Gpus {
     fn drop(&mut self) {
         self.tell(Command::Quit);
-        // What was given to a GPU is waited for: its memory is unmapped after this.
-        let _ = self.thread.take().map(JoinHandle::join);
+        let begun = Instant::now();
+        // What was given to a GPU is waited for, but not for a GPU that hangs: the thread keeps the memory mapped.
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if begun.elapsed() > END_TIME {
+                return tracing::error!("a GPU does not end what it was given; the process ends without it");
+            }
+            std::thread::sleep(END_LOOK);
+        }
     }
 }

@@ -32,7 +32,7 @@ const PAGE_THREADS: u32 = 256;
 const SUM_THREADS: u32 = 128;
 
 /// Transfers that may be on their way at once; one more is refused, and its caller waits for another to end.
-pub(crate) const SLOTS: usize = 64;
+pub(crate) const SLOTS: usize = 256;
 const SLOT_BYTES: usize = CHUNK_BLOCKS_MAX as usize * 4;
 
 /// Which way pages go; numbers the kernels of [`PAGES`].

@@ -11,9 +11,12 @@ use crate::store::LinkStats;
 
 /// Bytes of the GPU's memory through which chunks pass on a link. Twice what may be on its way.
 const THROUGH_BYTES: usize = 128 << 20;
-/// Chunks that pass at once, whatever they measure: below two nothing overlaps; above, what is on its way is bound by
-/// bytes.
-const THROUGH_SLOTS: std::ops::RangeInclusive<usize> = 2..=16;
+/// Chunks that pass at once, whatever they measure: below two nothing overlaps; small ones must keep the link busy between
+/// two looks.
+const THROUGH_SLOTS: std::ops::RangeInclusive<usize> = 2..=32;
+/// Links of one GPU, so that all chunks that may pass at once find a slot of the kernels' notes, of which there are 256, and
+/// what lands does too.
+const LINKS_MAX: usize = 7;
 /// Chunks that may wait on a link, each way: a prompt of a million tokens in chunks of 64.
 const WAITING_MAX: usize = 16_384;
 
@@ -49,13 +52,20 @@ impl Card {
     }
 
     /// Makes the link for chunks of this size, if there is none.
-    pub(super) fn link(&mut self, part_bytes: usize) -> Result<(), GpuError> {
+    ///
+    /// # Errors
+    /// For people: too many sizes, or too little memory on the GPU.
+    pub(super) fn link(&mut self, part_bytes: usize) -> Result<(), String> {
         if !self.links.contains_key(&part_bytes) {
+            if self.links.len() >= LINKS_MAX {
+                return Err(format!("engines with {LINKS_MAX} sizes of chunks use this GPU already"));
+            }
             let slots =
                 (THROUGH_BYTES / part_bytes.max(1)).clamp(*THROUGH_SLOTS.start(), *THROUGH_SLOTS.end());
             let limits = Limits { loads_max: WAITING_MAX, stores_max: WAITING_MAX, ..Limits::default() };
             let settings = LinkSettings { policy: Policy::default(), limits };
-            let link = Link::create(&self.kernels, part_bytes, slots, settings)?;
+            let link =
+                Link::create(&self.kernels, part_bytes, slots, settings).map_err(|it| it.to_string())?;
             self.links.insert(part_bytes, link);
         }
         Ok(())

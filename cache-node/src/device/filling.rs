@@ -141,6 +141,14 @@ impl Filling {
         Ok(happened)
     }
 
+    /// The GPU is not used any more. Of what was on its way leases are told only if nothing of it moves.
+    pub(super) fn lose(&mut self) {
+        self.landing.forget_waiting();
+        if self.stream.drain().is_ok() {
+            self.going.clear();
+        }
+    }
+
     fn has_room(&self) -> bool {
         let bytes: u64 = self.going.iter().map(|going| going.fill.bytes).sum();
         self.going.is_empty() || (self.going.len() < FILLS_MAX && bytes < FILL_BYTES_MAX)

@@ -204,6 +204,11 @@ impl Landing {
         self.waiting.values().any(|(_, _, other)| *other == lease)
     }
 
+    /// Nothing more is brought.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
     /// Whether nothing waits for its turn.
     pub(super) fn is_settled(&self) -> bool {
         self.waiting.is_empty()

@@ -194,7 +194,7 @@ impl Worker {
         let named = names::read(attach, descriptors, chunk_blocks, part_bytes).map_err(bad)?;
         let card = self.card(named.device)?;
         let part_bytes = named.layout.chunk_bytes() as usize;
-        card.link(part_bytes).map_err(refused)?;
+        card.link(part_bytes).map_err(bad)?;
         let rank = Rank::open(&card.device, rank, attach, named).map_err(refused)?;
         let handles = rank.handles().map_err(refused)?;
         tracing::info!(connection = connection.0, gpu = %rank.device, part_bytes, "an engine's pages are open");
@@ -230,6 +230,10 @@ impl Worker {
     /// Brings the beginning of a lease's chunks to the GPUs of all ranks.
     fn land(&mut self, lease: LeaseId, session: SessionId, needed_by: Duration, places: &[u64]) {
         self.landing.push(lease);
+        if self.pinning.get(Memory::Slab).is_none() {
+            // Nothing can be brought from there; where pinning fails it would wait for ever.
+            return;
+        }
         for rank in self.ranks.values().filter(|rank| rank.session == session) {
             let Some(card) = self.cards.get_mut(&rank.device).filter(|card| !card.lost) else { continue };
             let (bytes, number) = (rank.part_bytes as u64, u64::from(rank.number));
@@ -241,7 +245,6 @@ impl Worker {
     /// Brings on what is to land, and tells of leases of which nothing is read any more.
     fn fill(&mut self) -> bool {
         let (mut happened, mut lost) = (false, Vec::new());
-        // What wants to land before memory is pinned waits for that.
         if let Some(host) = self.pinning.get(Memory::Slab) {
             for (uuid, card) in self.cards.iter_mut().filter(|(_, card)| !card.lost) {
                 let may_begin = !card.is_busy();
@@ -420,6 +423,7 @@ impl Worker {
         let Some(card) = self.cards.get_mut(&uuid).filter(|card| !card.lost) else { return };
         tracing::error!(gpu = %uuid, "a GPU is lost to this process: engines on it compute, or copy for themselves");
         card.lost = true;
+        card.filling.iter_mut().for_each(Filling::lose);
         for rank in self.ranks.values().filter(|rank| rank.device == uuid) {
             card.links.values_mut().for_each(|link| link.forget(&rank.kv));
         }

@@ -6,7 +6,7 @@ use larder_protocol::ToEngine;
 use larder_protocol::message::{Fetch, Moved, Save};
 
 use crate::gpu::cache::{BLOCKS, CHUNK_BLOCKS, Setup, noise};
-use crate::gpu::engine::{GpuEngine, node, turn};
+use crate::gpu::engine::{GpuEngine, emulator_turn, node, turn};
 
 mod cache;
 mod ends;
@@ -54,17 +54,27 @@ fn wrong_bytes(setup: &Setup, wrong: Wrong) -> usize {
     found.iter().zip(expected).filter(|(one, other)| **one != *other).count()
 }
 
+/// What `LARDER_NEGATIVE_CONTROL` says is to be done wrong: with it the proof must fail.
+fn switched() -> Wrong {
+    match std::env::var("LARDER_NEGATIVE_CONTROL").as_deref() {
+        Err(_) => Wrong::Nothing,
+        Ok("wait") => Wrong::NoWait,
+        Ok("block") => Wrong::Block,
+        Ok(other) => panic!("LARDER_NEGATIVE_CONTROL is wait or block here, and not {other}"),
+    }
+}
+
 #[test]
 fn every_byte_is_where_it_must_be_and_no_other_has_changed() {
     let _turn = turn();
     for setup in Setup::all() {
-        assert_eq!(wrong_bytes(&setup, Wrong::Nothing), 0, "{setup:?}");
+        assert_eq!(wrong_bytes(&setup, switched()), 0, "{setup:?}");
     }
 }
 
 #[test]
 fn control_a_dropped_wait_and_a_wrong_block_are_found() {
-    let _turn = turn();
+    let Some(_turn) = emulator_turn() else { return };
     for setup in Setup::all() {
         let block = setup.layout().chunk_bytes() as usize / CHUNK_BLOCKS as usize;
         assert!(wrong_bytes(&setup, Wrong::NoWait) > 5 * block, "{setup:?}");
@@ -74,7 +84,7 @@ fn control_a_dropped_wait_and_a_wrong_block_are_found() {
 
 #[test]
 fn control_a_byte_that_flips_on_the_way_to_the_pages_is_found() {
-    let _turn = turn();
+    let Some(_turn) = emulator_turn() else { return };
     let setup = &Setup::all()[0];
     let mut found = 0;
     // The copies of a node, in its order: the table of layers, block numbers, pages out, block numbers, pages in.
@@ -100,7 +110,7 @@ fn control_a_byte_that_flips_on_the_way_to_the_pages_is_found() {
 /// The node saves what the engine has written by then, and not what was there before.
 #[test]
 fn a_save_waits_for_the_engine_s_event() {
-    let turn = turn();
+    let Some(turn) = emulator_turn() else { return };
     let setup = &Setup::all()[0];
     let node = node("", &[]);
     let mut engine = GpuEngine::start(&node.node, "a", setup, 1);
@@ -120,7 +130,7 @@ fn a_save_waits_for_the_engine_s_event() {
 
 #[test]
 fn each_rank_has_its_part_of_a_chunk_and_its_gpu() {
-    let _turn = turn();
+    let turn = turn();
     let setup = &Setup::all()[3];
     let node = node("", &[]);
     let mut engine = GpuEngine::start(&node.node, "a", setup, 2);
@@ -139,7 +149,89 @@ fn each_rank_has_its_part_of_a_chunk_and_its_gpu() {
     }
     assert_eq!(node.node.stat("fetches_total"), 2);
     assert_eq!(node.node.stat("gpu_ranks"), 2);
-    assert!(node.stats()["links"].as_array().unwrap().len() == 2, "one for each GPU");
+    let gpus = if turn.on_gpu() { engine.gpus().min(2) } else { 2 };
+    assert_eq!(node.stats()["links"].as_array().unwrap().len(), gpus, "one for each GPU");
+}
+
+/// Engine and node see the GPUs in another order, or not all of them: the UUID says which is which.
+#[test]
+fn a_gpu_is_found_by_its_uuid_whatever_number_it_has() {
+    let Some(_turn) = emulator_turn() else { return };
+    let setup = &Setup::all()[0];
+    for (visible, serves) in [("1,0", true), ("1", true), ("0", false), ("", false)] {
+        let node = node("", &[("CUDA_VISIBLE_DEVICES", visible)]);
+        let mut engine = GpuEngine::unattached(&node.node, "a", setup, 1);
+        let attached = engine.attach_with(0, |_| ());
+        assert_eq!(attached.is_ok(), serves, "{visible}: {attached:?}");
+        engine.commit_by_hand(1..2);
+        if serves {
+            let lease = engine.lease(1..2);
+            node.node.wait_for_least("gpu_pinned_bytes", 64 << 20);
+            let blocks = vec![3, 4, 6, 10];
+            let fetch = Fetch { id: 1, lease: lease.lease, first: 0, skip: 0, blocks, after: Some(0) };
+            let pages = engine.fetch_and_read(0, fetch, true);
+            let mut expected = noise(1, setup.bytes());
+            reference::scatter(&setup.layout(), &engine.content(0, 1), &mut expected, &[3, 4, 6, 10], 0);
+            assert!(pages == expected, "{visible}");
+        }
+    }
+}
+
+/// Two engines of different layouts on one GPU, whose fetches are under way at the same time.
+#[test]
+fn engines_do_not_disturb_each_other() {
+    let _turn = turn();
+    // An extent for each size of chunks.
+    let node = node("host = { size = \"128MiB\" }", &[]);
+    let setups = [&Setup::all()[0], &Setup::all()[3]];
+    let mut engines = ["a", "b"].into_iter().zip(setups).map(|(name, setup)| {
+        let mut engine = GpuEngine::start(&node.node, name, setup, 1);
+        engine.commit_by_hand(1..9);
+        engine.fill(2);
+        engine
+    });
+    let mut engines = [engines.next().unwrap(), engines.next().unwrap()];
+    // On a GPU nobody looks at them.
+    node.knobs("hold");
+    let fetches = [(1, [3, 4, 6, 10]), (2, [12, 11, 13, 0]), (3, [9, 8, 1, 15])];
+    for engine in &mut engines {
+        let lease = engine.lease(1..9);
+        for (number, blocks) in fetches {
+            let first = number as u32 - 1;
+            let blocks = blocks.to_vec();
+            engine.say(0, Fetch { id: number, lease: lease.lease, first, skip: 0, blocks, after: Some(0) });
+        }
+    }
+    node.knobs("");
+    for (engine, setup) in engines.iter_mut().zip(setups) {
+        let mut expected = noise(2, setup.bytes());
+        for (number, blocks) in fetches {
+            assert!(engine.moved(0, number).ok);
+            reference::scatter(&setup.layout(), &engine.content(0, number), &mut expected, &blocks, 0);
+        }
+        assert!(engine.read(0) == expected, "{setup:?}");
+    }
+}
+
+/// The node reads the pages before the engine has written them, if it is not told to wait.
+#[test]
+fn control_a_dropped_wait_for_the_engine_is_found() {
+    let Some(turn) = emulator_turn() else { return };
+    let setup = &Setup::all()[0];
+    let node = node("", &[]);
+    let mut engine = GpuEngine::start(&node.node, "a", setup, 1);
+    turn.hold(true);
+    let writing = engine.begin_to_fill(5);
+    engine.say(0, Save { id: 5, region_slots: vec![0], blocks: vec![0, 1, 2, 3], after: None });
+    assert!(engine.moved(0, 5).ok);
+    turn.hold(false);
+    engine.filled(5, writing);
+    let gathered = |seed| {
+        let mut chunk = vec![0; setup.layout().chunk_bytes() as usize];
+        reference::gather(&setup.layout(), &noise(seed, setup.bytes()), &mut chunk, &[0, 1, 2, 3], 0);
+        chunk
+    };
+    assert!(engine.region(0, 0) == gathered(1) && gathered(1) != gathered(5));
 }
 
 #[test]

@@ -83,8 +83,11 @@ macro_rules! functions {
 functions! {
     free cuInit(_flags: c_uint) state { state.initialized.store(true, SeqCst); Ok(()) }
     free cuDriverGetVersion(version: *mut c_int) state { let _ = state; put(version, 12080) }
-    any cuDeviceGetCount(count: *mut c_int) state { let _ = state; put(count, DEVICES) }
-    any cuDeviceGet(to: *mut c_int, ordinal: c_int) state { let _ = state; device(ordinal)?; put(to, ordinal) }
+    any cuDeviceGetCount(count: *mut c_int) state { put(count, state.visible().len() as c_int) }
+    any cuDeviceGet(to: *mut c_int, ordinal: c_int) state {
+        let device = usize::try_from(ordinal).ok().and_then(|ordinal| state.visible().get(ordinal));
+        put(to, *device.ok_or(INVALID_DEVICE)?)
+    }
     any cuDeviceGetUuid_v2(to: *mut [u8; 16], ordinal: c_int) state {
         let _ = state;
         device(ordinal)?;

@@ -2,6 +2,7 @@
 //!
 //! As much of the language as clang makes of kernels that copy and hash: integer arithmetic, loads and stores to global
 //! memory, branches. No barriers, shared memory or floating point: a kernel that needs them is refused when loaded.
+//! Without barriers no two threads of a launch may meet in memory where one of them writes; that is looked for.
 //! The language: <https://docs.nvidia.com/cuda/parallel-thread-execution/>.
 
 mod parse;

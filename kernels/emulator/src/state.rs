@@ -34,6 +34,7 @@ pub(crate) struct State {
     /// What a kernel's fault said.
     pub(crate) fault: Mutex<String>,
     pinned: Mutex<BTreeMap<u64, usize>>,
+    visible: OnceLock<Vec<i32>>,
 }
 
 /// Objects by handle; a handle that was never given, or is gone, is an error and no crash.
@@ -86,6 +87,19 @@ impl State {
     pub(crate) fn has_context(&self) -> Answer {
         self.is_initialized()?;
         if CONTEXT.get() == 0 { Err(INVALID_CONTEXT) } else { Ok(()) }
+    }
+
+    /// The devices that this process may see, in its own order: `CUDA_VISIBLE_DEVICES` names them by numbers; the first
+    /// that is none ends the list, as with the driver.
+    pub(crate) fn visible(&self) -> &[i32] {
+        self.visible.get_or_init(|| match std::env::var("CUDA_VISIBLE_DEVICES") {
+            Err(_) => (0..DEVICES).collect(),
+            Ok(list) => {
+                let number =
+                    |word: &str| word.trim().parse().ok().filter(|number| (0..DEVICES).contains(number));
+                list.split(',').map_while(number).collect()
+            }
+        })
     }
 
     /// Waits until all streams have done all they were given.

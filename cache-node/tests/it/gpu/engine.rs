@@ -24,20 +24,46 @@ use crate::node::{Node, PATIENCE, start_by};
 static TURN: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Turn {
-    controls: Controls,
+    /// None on a GPU.
+    controls: Option<Controls>,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Turn {
     /// The engine's streams begin nothing, or go on.
     pub(crate) fn hold(&self, held: bool) {
-        self.controls.hold(held);
+        self.controls.iter().for_each(|controls| controls.hold(held));
     }
+
+    pub(crate) fn on_gpu(&self) -> bool {
+        self.controls.is_none()
+    }
+}
+
+/// Whether the tests are to run on this machine's GPU and driver instead of the emulator.
+fn on_gpu() -> bool {
+    std::env::var_os("LARDER_REAL_CUDA").is_some_and(|value| value == "1")
+}
+
+/// A turn for a test that a GPU cannot do; None where the tests run on one.
+#[expect(clippy::print_stdout, reason = "whoever runs the tests is to know what was left out")]
+pub(crate) fn emulator_turn() -> Option<Turn> {
+    if on_gpu() {
+        println!("skipped: needs the emulator's knobs");
+        return None;
+    }
+    Some(turn())
+}
+
+fn driver() -> Driver {
+    let driver = if on_gpu() { Driver::load() } else { Driver::load_from(Some(&library().unwrap())) };
+    driver.unwrap()
 }
 
 pub(crate) fn turn() -> Turn {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Turn { controls: Controls::of(&library().unwrap()).unwrap(), _turn: turn }
+    let controls = (!on_gpu()).then(|| Controls::of(&library().unwrap()).unwrap());
+    Turn { controls, _turn: turn }
 }
 
 /// Tokens of a chunk of these engines.
@@ -58,12 +84,10 @@ pub(crate) fn node_in(directory: tempfile::TempDir, lines: &str, variables: &[(&
     let knobs = directory.path().join("knobs");
     // A node before it may have left it turned.
     std::fs::write(&knobs, "").unwrap();
-    let library = library().unwrap();
-    let mut program = vec![
-        "env".to_owned(),
-        format!("LARDER_EMULATOR_KNOBS={}", knobs.display()),
-        format!("LARDER_LIBCUDA={}", library.display()),
-    ];
+    let mut program = vec!["env".to_owned(), format!("LARDER_EMULATOR_KNOBS={}", knobs.display())];
+    if !on_gpu() {
+        program.push(format!("LARDER_LIBCUDA={}", library().unwrap().display()));
+    }
     program.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
     let program: Vec<&str> = program.iter().map(String::as_str).collect();
     GpuNode { node: start_by(directory, &format!("log = \"warn\"\n{lines}"), &program), knobs }
@@ -170,7 +194,7 @@ impl GpuEngine {
     }
 
     pub(crate) fn unattached_at(socket: &Path, name: &str, setup: &Setup, world: u32) -> Self {
-        let driver = Driver::load_from(Some(&library().unwrap())).unwrap();
+        let driver = driver();
         let devices = driver.devices().unwrap();
         // Not the first first, so that none is found by chance.
         let device = |rank: u32| driver.device(devices[(rank as usize + 1) % devices.len()]).unwrap();
@@ -195,6 +219,11 @@ impl GpuEngine {
         let registered = &engine.engine.registered;
         node.wait_for_least("gpu_pinned_bytes", registered.slab_bytes + registered.region_bytes);
         engine
+    }
+
+    /// GPUs that this process sees.
+    pub(crate) fn gpus(&self) -> usize {
+        driver().devices().unwrap().len()
     }
 
     /// Connects again, to this node or another: a new run of the engine, with the same pages.

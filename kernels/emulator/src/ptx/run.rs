@@ -40,9 +40,53 @@ struct Thread<'a> {
     block: [u32; 3],
     thread: [u32; 3],
     grid: Grid,
+    number: u32,
+    accesses: &'a mut Vec<Access>,
 }
 
 type Done<T> = Result<T, (u32, String)>;
+
+/// Accesses of one launch that are looked at for races, at most: the first of a large one. They take 24 bytes each.
+const ACCESSES_MAX: usize = 1 << 20;
+
+/// An access of a thread, which here runs to its end before the next begins, but on a GPU at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Access {
+    at: u64,
+    bytes: u32,
+    /// Its number among all threads of the launch.
+    thread: u32,
+    line: u32,
+    writes: bool,
+}
+
+/// Two accesses of different threads that meet, one of which writes: without a barrier between them nobody knows which is
+/// first.
+fn race(mut accesses: Vec<Access>) -> Option<(Access, Access)> {
+    accesses.sort_unstable();
+    // Of loads and of stores before: what reaches furthest, and what does of all other threads.
+    let mut furthest: [[Option<Access>; 2]; 2] = [[None; 2]; 2];
+    let end = |access: Access| access.at + u64::from(access.bytes);
+    for access in accesses {
+        let of_others =
+            |both: &[Option<Access>; 2]| both.iter().flatten().copied().find(|it| it.thread != access.thread);
+        let [loads, stores] = furthest.map(|both| of_others(&both).filter(|before| end(*before) > access.at));
+        if let Some(before) = stores.or(loads.filter(|_| access.writes)) {
+            return Some((before, access));
+        }
+        let [first, second] = &mut furthest[usize::from(access.writes)];
+        match *first {
+            Some(best) if end(best) > end(access) => {
+                if best.thread != access.thread && second.is_none_or(|before| end(before) < end(access)) {
+                    *second = Some(access);
+                }
+            }
+            Some(best) if best.thread != access.thread => (*second, *first) = (Some(best), Some(access)),
+            _ => *first = Some(access),
+        }
+    }
+    None
+}
 
 /// Runs all threads of a launch.
 pub(crate) fn launch(
@@ -51,10 +95,14 @@ pub(crate) fn launch(
     parameters: &[u64],
     memory: &dyn Memory,
 ) -> Result<(), Fault> {
+    let mut accesses = Vec::new();
+    let mut number = 0;
     for block in places(grid.blocks) {
         for thread in places(grid.threads) {
             let registers = vec![None; kernel.registers];
-            let mut state = Thread { registers, parameters, block, thread, grid };
+            number += 1;
+            let mut state =
+                Thread { registers, parameters, block, thread, grid, number, accesses: &mut accesses };
             state.run(kernel, memory).map_err(|(line, (code, what))| Fault {
                 code,
                 kernel: kernel.name.clone(),
@@ -65,7 +113,13 @@ pub(crate) fn launch(
             })?;
         }
     }
-    Ok(())
+    let Some((one, other)) = race(accesses) else { return Ok(()) };
+    let what = format!(
+        "threads {} and {} of the launch meet at {:#x}, the other in line {}, and one writes",
+        one.thread, other.thread, other.at, one.line
+    );
+    let (kernel, line) = (kernel.name.clone(), other.line);
+    Err(Fault { code: LAUNCH_FAILED, kernel, line, what, block: [0; 3], thread: [0; 3] })
 }
 
 fn places([x, y, z]: [u32; 3]) -> impl Iterator<Item = [u32; 3]> {
@@ -120,6 +174,7 @@ impl Thread<'_> {
                 let mut bytes = [0; 32];
                 let bytes = &mut bytes[..size * to.len()];
                 let at = self.address(*at, *offset, bytes.len())?;
+                self.accessed(at, bytes.len(), step.line, false);
                 if !memory.load(at, bytes) {
                     return Err((ILLEGAL_ADDRESS, format!("load of {} bytes at {at:#x}", bytes.len())));
                 }
@@ -137,6 +192,7 @@ impl Thread<'_> {
                 for (value, place) in from.iter().zip(bytes.chunks_mut(size)) {
                     place.copy_from_slice(&self.get(*value)?.to_le_bytes()[..size]);
                 }
+                self.accessed(at, bytes.len(), step.line, true);
                 if !memory.store(at, bytes) {
                     return Err((ILLEGAL_ADDRESS, format!("store of {} bytes at {at:#x}", bytes.len())));
                 }
@@ -154,6 +210,12 @@ impl Thread<'_> {
             ));
         }
         Ok(at)
+    }
+
+    fn accessed(&mut self, at: u64, bytes: usize, line: u32, writes: bool) {
+        if self.accesses.len() < ACCESSES_MAX {
+            self.accesses.push(Access { at, bytes: bytes as u32, thread: self.number, line, writes });
+        }
     }
 
     fn put(&mut self, register: super::Register, value: u64) {

@@ -48,6 +48,41 @@ fn run(body: &str) -> Result<Vec<u8>, (u32, String)> {
     Ok(memory.0.into_inner())
 }
 
+/// Runs four threads over 64 bytes of zeroes; what is wrong, if so.
+fn run_four(body: &str) -> Result<(), (u32, String)> {
+    let kernels = module(&kernel(body)).unwrap();
+    let memory = Bytes(RefCell::new(vec![0; 64]));
+    let grid = Grid { blocks: [2, 1, 1], threads: [2, 1, 1] };
+    launch(&kernels[0], grid, &[BASE], &memory).map_err(|fault| (fault.code, fault.to_string()))
+}
+
+/// On a GPU they run at the same time; here one after the other, so only a look at all of them can tell.
+#[test]
+fn threads_that_meet_are_a_fault() {
+    // %rd3: the thread's own eight bytes of the launch.
+    let own = "mov.u32 %r1, %tid.x;\nmov.u32 %r2, %ctaid.x;\nshl.b32 %r2, %r2, 1;\nadd.s32 %r1, %r1, %r2;\n\
+               mul.wide.u32 %rd3, %r1, 8;\nadd.s64 %rd3, %rd1, %rd3;\n";
+    for good in [
+        "st.global.u64 [%rd3], 1;",
+        "st.global.u64 [%rd3], 1;\nst.global.u64 [%rd3], 2;\nld.global.u64 %rd4, [%rd3];",
+        "ld.global.u64 %rd4, [%rd1];\nst.global.u64 [%rd3+32], %rd4;",
+    ] {
+        assert_eq!(run_four(&format!("{own}{good}")), Ok(()), "{good}");
+    }
+    for bad in [
+        "st.global.u64 [%rd1], 1;",
+        "st.global.u32 [%rd1+4], 1;\nld.global.u64 %rd4, [%rd3];",
+        "st.global.u64 [%rd3], 1;\nld.global.u32 %r3, [%rd1+20];",
+        "st.global.u64 [%rd3], 1;\nst.global.u64 [%rd3+8], 1;",
+        // Each thread has loaded more than it stores, and so has the other.
+        "ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%rd1];\nsetp.eq.s32 %p1, %r1, 0;\n@%p1 st.global.u32 [%rd1+8], 1;",
+    ] {
+        let (code, text) = run_four(&format!("{own}{bad}")).unwrap_err();
+        assert_eq!(code, LAUNCH_FAILED, "{text}");
+        assert!(text.contains("meet"), "{text}");
+    }
+}
+
 fn word(body: &str) -> u64 {
     u64::from_le_bytes(run(&format!("{body}\nst.global.u64 [%rd1], %rd2;")).unwrap()[..8].try_into().unwrap())
 }
