@@ -30,7 +30,7 @@ use crate::warehouse::CacheNode;
 pub use change::{ENDPOINTS_MAX, NotAdded};
 pub use guard::Guards;
 pub use hold::AdmitError;
-use hold::Waiting;
+use hold::{Coming, Waiting};
 pub use in_flight::InFlight;
 
 /// One engine instance that can be chosen.
@@ -141,6 +141,7 @@ pub struct Pool {
     /// Taken before `waiting`, where both are.
     fleet: Mutex<Fleet>,
     waiting: Mutex<Waiting>,
+    coming: Coming,
     origin: Instant,
     /// Seconds of the fleet's clock for each second of the wall.
     time_scale: f64,
@@ -221,6 +222,7 @@ impl Pool {
             slow_start: AtomicU64::new(slow_start),
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
+            coming: Coming::default(),
             origin,
             time_scale,
             guards: Mutex::new(guards),
@@ -240,6 +242,7 @@ impl Pool {
         if self.pass_through.swap(on, Ordering::Relaxed) != on {
             tracing::warn!(pool = self.model, on, "pass-through");
         }
+        self.update_holding();
     }
 
     /// Whether the decision core is switched off.
@@ -252,6 +255,12 @@ impl Pool {
         if self.shadow.swap(on, Ordering::Relaxed) != on {
             tracing::warn!(pool = self.model, on, "shadow");
         }
+        self.update_holding();
+    }
+
+    /// While requests go past the decision core it holds nobody, and those held before go at once.
+    fn update_holding(&self) {
+        self.change(|fleet, _| fleet.set_view_is_whole(!self.passes_through() && !self.is_shadow()));
     }
 
     /// Whether requests go by load while the policy only says what it would do.

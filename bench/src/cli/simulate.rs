@@ -25,6 +25,9 @@ pub struct SimulateArgs {
     /// Sessions live at once (agentic)
     #[arg(long, value_name = "K", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub sessions: u64,
+    /// Seconds over which the first of the live sessions begin, at random (agentic)
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = not_negative)]
+    pub starts_over_s: f64,
     /// Policies, separated by commas [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub policy: Vec<Name>,
@@ -82,7 +85,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub partial_prefills: u64,
     /// What running requests mean to a replica's cache
-    #[arg(long, default_value = "pinned")]
+    #[arg(long, default_value = "lru")]
     pub memory: Memory,
     /// Run the standard points: the published tables' workloads, 1 seed
     #[arg(long, conflicts_with = "full")]

@@ -8,6 +8,7 @@ use super::{Link, Memory, Name, PrefillKind, View};
 use crate::cli::Policy;
 use crate::error::Error;
 use crate::plan::Plan;
+use crate::scale::THINK_CAP_S;
 use larder_routing::Settings;
 
 /// The policy under its name here. A session's hash depends on the endpoints' names, which a replay draws anew.
@@ -34,6 +35,7 @@ pub(crate) fn simulated(plan: &Plan, policy: Policy) -> Result<Option<Figures>, 
         endpoints: scale.engines as usize,
         capacity: tokens as f64 / work.unique_tokens as f64,
         live: scale.live_sessions,
+        starts_over_s: THINK_CAP_S,
         model: None,
         users: None,
         warehouse_x: None,

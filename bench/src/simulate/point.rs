@@ -2,8 +2,8 @@
 //!
 //! "Capacity 10 %" means that the *cluster* holds that share of the trace's distinct blocks. Closed loop: K sessions
 //! live, think times up to 300 s, 625 * K / N prefill tokens/s a replica. Open loop: the rate is such that one pooled
-//! cache of the cluster's size would run at the given load. With a model, rate and capacity are physical, and it is the
-//! arrivals of an open loop that are stretched to that load.
+//! cache of the cluster's size would run at the given load, answers included. With a model, rate and capacity are
+//! physical, and it is the arrivals of an open loop that are stretched to that load.
 
 use super::cache::Cache;
 use super::cluster::{ClusterSetup, Prefill, WarehouseSetup};
@@ -58,8 +58,9 @@ pub(crate) struct Spec {
     pub(crate) endpoints: usize,
     /// Share of the distinct blocks; not used with a model.
     pub(crate) capacity: f64,
-    /// Sessions live at once (closed loop).
+    /// Sessions live at once (closed loop), and the seconds over which the first begin.
     pub(crate) live: usize,
+    pub(crate) starts_over_s: f64,
     pub(crate) model: Option<Model>,
     pub(crate) users: Option<u64>,
     pub(crate) warehouse_x: Option<f64>,
@@ -94,6 +95,7 @@ impl Spec {
             endpoints: args.endpoints as usize,
             capacity: args.capacity,
             live,
+            starts_over_s: args.starts_over_s,
             model: args.model,
             users: args.users,
             warehouse_x: args.warehouse,
@@ -135,6 +137,11 @@ impl Spec {
         ((tokens / work.block_tokens as f64).round() as u64).max(1)
     }
 
+    /// GPU seconds of one generated token.
+    fn decode_s(&self) -> f64 {
+        self.decode_s.or(self.model.map(|model| model.physical().decode_s)).unwrap_or(0.0)
+    }
+
     /// Prefill rate of one replica, and the factor on arrival times.
     fn rate(&self, work: &Workload) -> Result<(f64, f64), Error> {
         let physical = self.rate.or_else(|| self.model.map(|model| model.physical().prefill_tokens_per_s));
@@ -145,12 +152,21 @@ impl Spec {
             }
             Format::Mooncake => {
                 let length_s = work.jobs.last().map_or(0.0, |job| job.at_s);
-                let uncached = pooled_uncached(work, self.blocks(work) * self.endpoints as u64);
-                let needed = uncached as f64 / (self.endpoints as f64 * self.utilization);
+                let uncached = pooled_uncached(work, self.blocks(work) * self.endpoints as u64) as f64;
+                let decode_s = self.decode_s() * work.jobs.iter().map(|job| job.output as f64).sum::<f64>();
+                let busy = self.endpoints as f64 * self.utilization;
+                let prefill_s = length_s * busy - decode_s;
                 match (physical, self.model) {
-                    (Some(rate), Some(_)) if length_s > 0.0 => Ok((rate, needed / rate / length_s)),
+                    (Some(rate), Some(_)) if length_s > 0.0 => {
+                        Ok((rate, (uncached / rate + decode_s) / busy / length_s))
+                    }
                     (Some(rate), _) => Ok((rate, 1.0)),
-                    (None, _) if length_s > 0.0 => Ok((needed / length_s, 1.0)),
+                    (None, _) if length_s > 0.0 && prefill_s <= 0.0 => Err(Error::Usage(format!(
+                        "answers alone take {decode_s:.0} s of GPU time, more than --utilization {} of the trace's \
+                         {length_s:.0} s leaves; give --prefill-tokens-per-s or a smaller --decode-s",
+                        self.utilization
+                    ))),
+                    (None, _) if length_s > 0.0 => Ok((uncached / prefill_s, 1.0)),
                     (None, _) => Err(Error::Usage(
                         "all requests of the trace arrive at once; give --prefill-tokens-per-s".into(),
                     )),
@@ -180,13 +196,14 @@ impl Spec {
                 _ => blocks,
             },
             rate,
-            decode_s: self.decode_s.or(self.model.map(|model| model.physical().decode_s)).unwrap_or(0.0),
+            decode_s: self.decode_s(),
             prefill,
             memory: self.memory,
             pooled: matches!(router.policy, Name::PooledLru | Name::Infinite),
             warehouse,
         };
-        Ok(Setup { cluster, router, live: self.live, stretch, as_given: false })
+        let (live, starts_over_s) = (self.live, self.starts_over_s);
+        Ok(Setup { cluster, router, live, starts_over_s, stretch, as_given: false })
     }
 
     /// One run.

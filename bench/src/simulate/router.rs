@@ -13,6 +13,8 @@ use super::{Name, View};
 pub(crate) struct Scene<'a> {
     pub(crate) work: &'a Workload,
     pub(crate) cluster: &'a Cluster,
+    /// The request is one of several that come at the same time.
+    pub(crate) together: bool,
 }
 
 /// What becomes of a request that came.

@@ -81,6 +81,7 @@ fn base(args: &SimulateArgs, work: usize) -> Spec {
         endpoints: PHYSICAL_REPLICAS,
         capacity: args.capacity,
         live: 0,
+        starts_over_s: args.starts_over_s,
         model: None,
         users: None,
         warehouse_x: None,

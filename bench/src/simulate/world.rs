@@ -46,6 +46,12 @@ impl Events {
         self.count += 1;
     }
 
+    /// Whether another request comes at this very time.
+    fn another_comes(&self, now: f64) -> bool {
+        let next = self.heap.peek();
+        next.is_some_and(|Reverse((at, _, event))| *at == now.to_bits() && matches!(event, Event::Arrive(_)))
+    }
+
     fn pop(&mut self) -> Option<(f64, Event)> {
         self.heap.pop().map(|Reverse((at, _, event))| (f64::from_bits(at), event))
     }
@@ -58,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) router: RouterSetup,
     /// Sessions live at once (closed loop).
     pub(crate) live: usize,
+    /// Seconds over which the first sessions begin (closed loop).
+    pub(crate) starts_over_s: f64,
     /// Factor on arrival times (open loop).
     pub(crate) stretch: f64,
     /// Sessions start in the order of the workload and when those of a replay do, instead of in an order of the seed.
@@ -96,6 +104,8 @@ struct World<'a> {
     started: usize,
     arrived: Vec<f64>,
     wake: f64,
+    /// The request before came at the same time as the one after it.
+    together: bool,
     held: u64,
     outcome: Outcome,
 }
@@ -107,7 +117,7 @@ struct World<'a> {
 /// would be a defect of the router.
 pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
     let cluster = Cluster::new(setup.cluster, work.jobs.len());
-    let router = router::of(setup.router, Scene { work, cluster: &cluster });
+    let router = router::of(setup.router, Scene { work, cluster: &cluster, together: false });
     let mut order: Vec<u32> = (0..work.sessions.len() as u32).collect();
     let random = if setup.as_given {
         drive::starts(setup.router.seed)
@@ -126,6 +136,7 @@ pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
         started: 0,
         arrived: vec![0.0; work.jobs.len()],
         wake: f64::INFINITY,
+        together: false,
         held: 0,
         outcome: Outcome::default(),
     };
@@ -137,12 +148,12 @@ pub(crate) fn run(work: &Workload, setup: Setup) -> Result<Outcome, Error> {
 }
 
 impl World<'_> {
-    /// Live sessions are not in step: they begin within one think cap. Open loop: all arrivals are known.
+    /// Live sessions are not in step: they begin at random times. Open loop: all arrivals are known.
     fn begin(&mut self, mut random: SplitMix) {
         match self.work.format {
             Format::Agentic => {
                 for _ in 0..self.setup.live.min(self.order.len()) {
-                    let at = random.unit() * THINK_CAP_S;
+                    let at = random.unit() * self.setup.starts_over_s;
                     self.start_session(at);
                 }
             }
@@ -186,7 +197,7 @@ impl World<'_> {
             }
             Event::End(job) => {
                 self.cluster.end(self.work, job, now, &mut self.events);
-                let scene = Scene { work: self.work, cluster: &self.cluster };
+                let scene = Scene { work: self.work, cluster: &self.cluster, together: false };
                 self.router.finish(job, self.cluster.served(job), scene, now);
                 self.drain(now);
                 self.ended(job, now);
@@ -200,8 +211,12 @@ impl World<'_> {
         }
     }
 
+    /// Requests of one instant are all taken in before one that is held back may go.
     fn arrive(&mut self, job: u32, now: f64) {
-        let scene = Scene { work: self.work, cluster: &self.cluster };
+        let more = self.events.another_comes(now);
+        let together = more || self.together;
+        self.together = more;
+        let scene = Scene { work: self.work, cluster: &self.cluster, together };
         match self.router.submit(job, scene, now) {
             Verdict::Go(placed) => self.cluster.dispatch(self.work, job, placed, now, &mut self.events),
             Verdict::Held => {
@@ -213,7 +228,9 @@ impl World<'_> {
                 self.events.push(now + retry_s, Event::Arrive(job));
             }
         }
-        self.drain(now);
+        if !more {
+            self.drain(now);
+        }
     }
 
     /// Sends on what the router lets go, and plans when to ask again.

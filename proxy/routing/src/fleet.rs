@@ -17,7 +17,7 @@ use requests::Requests;
 
 use crate::endpoint::{Capacity, Endpoint};
 use crate::estimate::{PromptModel, TtftLine, TtftModel};
-use crate::hold::Holds;
+use crate::hold::{HoldId, Holds};
 use crate::index::{HolderId, Index};
 use crate::link::{Link, Shared, Speed, Warehouse};
 use crate::policy::{self, Policy, Terms};
@@ -89,6 +89,8 @@ struct Pool {
 #[derive(Default)]
 struct Scratch {
     matched: Vec<u32>,
+    /// The held request that `matched` was looked up for, as long as the index is what it was then.
+    looked_up: Option<HoldId>,
     terms: Vec<Terms>,
 }
 

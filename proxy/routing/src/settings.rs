@@ -82,6 +82,9 @@ pub struct Settings {
     pub max_held_bytes: u64,
     /// How long an endpoint that came back takes to get its whole share of the load, in seconds; 0: none.
     pub slow_start_s: f64,
+    /// Whether engines keep the KV of running requests, which then ages from their end (vLLM, SGLang: yes). Without, all
+    /// of it may be evicted at any time and ages from dispatch: the caches of published simulations.
+    pub pins_running: bool,
     /// Seed of random ties.
     pub seed: u64,
 }
@@ -108,6 +111,7 @@ impl Default for Settings {
             max_held_bytes: 2 << 30,
             // Long enough for an engine's first batches, short enough not to be missed.
             slow_start_s: 10.0,
+            pins_running: true,
             seed: 0,
         }
     }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use larder_routing::{Decision, Fleet, HoldId, NoEndpoint, Now, Outcome, QueueFull, SubmitError, Submitted};
@@ -29,6 +30,14 @@ pub(super) struct Waiting {
     turns: HashMap<HoldId, oneshot::Sender<Turn>>,
     /// Whether the timer task runs.
     timed: bool,
+}
+
+/// Requests that come while another one is taken in.
+#[derive(Default)]
+pub(super) struct Coming {
+    count: AtomicUsize,
+    /// Some were held whatever was free, so that the last of them shares out. Changed only under the fleet's lock.
+    gathered: AtomicBool,
 }
 
 /// Why a request did not get an endpoint.
@@ -97,14 +106,19 @@ impl Pool {
         }
     }
 
+    /// Those who come while another is being taken in are taken in together, and the last of them hands out.
     fn submit(&self, wanted: &Wanted<'_>) -> (Verdict, Option<oneshot::Receiver<Turn>>) {
         let request = wanted.request();
-        let Some(mut fleet) = self.fleet.try_lock_for(DECISION_MAX) else {
-            return (Verdict::Fallback("slow"), None);
-        };
+        self.coming.count.fetch_add(1, Ordering::Relaxed);
+        let fleet = self.fleet.try_lock_for(DECISION_MAX);
+        let more = self.coming.count.fetch_sub(1, Ordering::Relaxed) > 1;
+        let Some(mut fleet) = fleet else { return (Verdict::Fallback("slow"), None) };
         let now = self.now();
         // The lock knows no poison; a core that panicked keeps what it had, and every ticket is still its own.
-        let submitted = catch_unwind(AssertUnwindSafe(|| fleet.submit(&request, now)));
+        let submitted = catch_unwind(AssertUnwindSafe(|| match more {
+            true => fleet.submit_together(&request, now),
+            false => fleet.submit(&request, now),
+        }));
         let Ok(submitted) = submitted else { return (Verdict::Fallback("failed"), None) };
         let turn = match &submitted {
             Ok(Submitted::Held(id)) => {
@@ -114,6 +128,12 @@ impl Pool {
             }
             _ => None,
         };
+        // Should the last one find the core busy and be placed without it, the timer shares out.
+        if more {
+            self.coming.gathered.store(true, Ordering::Relaxed);
+        } else if self.coming.gathered.swap(false, Ordering::Relaxed) {
+            self.hand_out(&mut fleet, now);
+        }
         (Verdict::Settled(submitted), turn)
     }
 

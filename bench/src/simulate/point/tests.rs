@@ -16,6 +16,7 @@ fn spec() -> Spec {
         endpoints: 2,
         capacity: 0.5,
         live: 1,
+        starts_over_s: 300.0,
         model: None,
         users: None,
         warehouse_x: None,
@@ -37,6 +38,27 @@ fn capacity_and_rate_are_the_published_definitions() {
     assert_eq!(spec().rate(&work).unwrap(), (312.5, 1.0));
     let setup = spec().setup(&work, router(Name::PooledLru)).unwrap();
     assert!(setup.cluster.pooled && setup.cluster.blocks == 10);
+}
+
+/// Replicas that are busy for 60 % of the time have so much less of it for prefill as the answers take.
+#[test]
+fn the_load_of_an_open_loop_includes_the_answers() {
+    let requests = (1..=10).map(|turn| request(0.0, 20 * turn, &[(0, 2 * turn)])).collect();
+    let mut trace = trace(&[("", requests)]);
+    trace.format = Format::Mooncake;
+    let starts = trace.sessions[0].requests.iter_mut().zip(0_u32..);
+    starts.for_each(|(request, turn)| request.at_s = 10.0 * f64::from(turn));
+    let work = Workload::new(&trace, 10).unwrap();
+    let answers: u64 = work.jobs.iter().map(|job| job.output).sum();
+    let rate = |decode_s| Spec { decode_s: Some(decode_s), ..spec() }.rate(&work);
+    let (busy_s, free) = (90.0 * 2.0 * 0.6, rate(0.0).unwrap().0);
+    let loaded = rate(0.5).unwrap().0;
+    assert!((loaded * (busy_s - 0.5 * answers as f64) - free * busy_s).abs() < 1e-6, "{free} {loaded}");
+    assert!(rate(busy_s).unwrap_err().to_string().contains("--decode-s"));
+    let model = Spec { model: Some(Model::Llama70b), ..spec() };
+    let stretch = |decode_s| Spec { decode_s, ..model }.rate(&work).unwrap().1;
+    let added = stretch(None) - stretch(Some(0.0));
+    assert!((added - answers as f64 / 2_500.0 / busy_s).abs() < 1e-9, "{added}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Everything this program needs of the crate's API is in this file.
 
 use super::{Placed, Router, RouterSetup, Scene, Verdict, told};
-use crate::simulate::Name;
 use crate::simulate::cluster::Served;
+use crate::simulate::{Memory, Name};
 use larder_routing::{
     Decision, EndpointId, Fetched, Fleet, HoldId, LinkSpec, Now, Outcome, PolicyKind, RouteRequest, Settings,
     SubmitError, Submitted, Ticket, Usage,
@@ -46,6 +46,7 @@ impl FleetRouter {
             hold_limit_s,
             min_fetch_tokens: 0,
             max_held: setup.max_held,
+            pins_running: cluster.memory != Memory::Lru,
             seed: setup.seed,
             ..Settings::default()
         });
@@ -110,7 +111,13 @@ impl Router for FleetRouter {
             streamed: true,
             exclude: &[],
         };
-        match self.fleet.submit(&route, Now::from_secs_f64(now)) {
+        let now = Now::from_secs_f64(now);
+        let submitted = if scene.together {
+            self.fleet.submit_together(&route, now)
+        } else {
+            self.fleet.submit(&route, now)
+        };
+        match submitted {
             Ok(Submitted::Go(decision)) => Verdict::Go(self.go(job, decision)),
             Ok(Submitted::Held(id)) => {
                 self.held.insert(id, job);

@@ -19,6 +19,7 @@ fn setup(policy: Name, replicas: usize, blocks: u64) -> Setup {
         },
         router: RouterSetup { policy, view: View::Exact, hold_limit_s: 30.0, max_held: 4_096, seed: 1 },
         live: 1,
+        starts_over_s: 300.0,
         stretch: 1.0,
         as_given: false,
     }
@@ -68,6 +69,16 @@ fn golden_small_cache() {
     // Blocks 0 and 1 are left beside the other one.
     close(&small.ttfts, &[1.5, 2.5, 4.5]);
     assert_eq!((large.local, small.local), (40, 20));
+}
+
+/// A prompt of 45 tokens and one of 15 at the same time: the queue has both before one goes, so the shorter goes first. A
+/// millisecond apart (the negative control) the first is served first.
+#[test]
+fn golden_those_who_come_together() {
+    let at = |second_s| open(&[(0.0, &[(0, 4)]), (second_s, &[(10, 1)])]);
+    close(&run(&at(0.0), setup(Name::Larder, 1, 100)).unwrap().ttfts, &[1.5, 6.0]);
+    close(&run(&at(0.001), setup(Name::Larder, 1, 100)).unwrap().ttfts, &[4.5, 5.999]);
+    close(&run(&at(0.0), setup(Name::MinTtft, 1, 100)).unwrap().ttfts, &[4.5, 6.0]);
 }
 
 /// A prompt of 1,005 tokens and one of 15 that comes during its first step of 1 s.

@@ -101,14 +101,38 @@ impl Fleet {
     /// [`SubmitError::NoEndpoint`] as for [`Fleet::route`]; [`SubmitError::Full`] when it would be held and the
     /// bounds of the queue are reached. Nothing has changed then.
     pub fn submit(&mut self, request: &RouteRequest<'_>, now: Now) -> Result<Submitted, SubmitError> {
+        self.take_in(request, false, now)
+    }
+
+    /// [`Fleet::submit`] for one of several requests that come at the same instant: it is held even if an endpoint is
+    /// free, so that [`Fleet::next_dispatch`], called once the last of them is taken in, chooses among them all and not
+    /// the first of them is served first. Where nobody may be held, or no more, it goes as any other.
+    ///
+    /// # Errors
+    /// As for [`Fleet::submit`].
+    pub fn submit_together(
+        &mut self,
+        request: &RouteRequest<'_>,
+        now: Now,
+    ) -> Result<Submitted, SubmitError> {
+        self.take_in(request, self.may_hold(), now)
+    }
+
+    fn take_in(
+        &mut self,
+        request: &RouteRequest<'_>,
+        together: bool,
+        now: Now,
+    ) -> Result<Submitted, SubmitError> {
         self.decide(request, now, |fleet, choice| {
             let chosen = choice.chosen();
-            if fleet.is_free((chosen.slot, chosen.needed()), &fleet.room(now), now) {
-                return Ok(Submitted::Go(fleet.go(request, choice)));
-            }
             let (held, bytes) = (fleet.holds.len(), fleet.holds.prompt_bytes());
             let (max_held, max_bytes) = (fleet.settings.max_held, fleet.settings.max_held_bytes);
-            if held >= max_held || bytes.saturating_add(choice.prompt.bytes) > max_bytes {
+            let full = held >= max_held || bytes.saturating_add(choice.prompt.bytes) > max_bytes;
+            if (!together || full) && fleet.is_free((chosen.slot, chosen.needed()), &fleet.room(now), now) {
+                return Ok(Submitted::Go(fleet.go(request, choice)));
+            }
+            if full {
                 fleet.hold_refused += 1;
                 let retry_after_s = chosen.wait_s.clamp(1.0, 600.0);
                 return Err(QueueFull { held, bytes, max_held, max_bytes, retry_after_s }.into());
@@ -120,6 +144,7 @@ impl Fleet {
     /// The next held request whose time has come, and where it goes; `NoEndpoint` if its endpoint went and no other
     /// can take it. `None`: nobody's time has come.
     pub fn next_dispatch(&mut self, now: Now) -> Option<(HoldId, Result<Decision, NoEndpoint>)> {
+        self.scratch.looked_up = None;
         if self.holds.len() == 0 {
             return None;
         }
@@ -159,8 +184,8 @@ impl Fleet {
         }
     }
 
-    /// Whether this proxy sees the whole load, so that holding requests back is worth something. Off, for instance,
-    /// while other proxies serve the same endpoints and have not told their load for a while: nobody is held then.
+    /// Whether the fleet sees and places the whole load, so that holding requests back is worth something. Off while
+    /// requests go to the endpoints past it: nobody is held then, and those who are go at once.
     pub fn set_view_is_whole(&mut self, whole: bool) {
         self.view_is_whole = whole;
     }
@@ -230,8 +255,8 @@ impl Fleet {
             if self.width_at(slot) == 1 {
                 return self.first_of(slot, now).map(|key| (key.id, slot));
             }
-            let held = self.holds.get(key.id)?;
-            let (arrived, needed) = (held.arrived, self.needed_at(held, slot, now)?);
+            let arrived = self.holds.get(key.id)?.arrived;
+            let needed = self.needed_at(key.id, slot, now)?;
             if self.can_start((slot, needed), room, now) {
                 return Some((key.id, slot));
             }
@@ -329,8 +354,8 @@ impl Fleet {
     pub(super) fn first_of(&mut self, slot: u32, now: Now) -> Option<Key> {
         for _ in 0..RECHECKS {
             let key = self.holds.first_at(slot)?;
-            let held = self.holds.get(key.id)?;
-            let (arrived, needed) = (held.arrived, self.needed_at(held, slot, now)?);
+            let arrived = self.holds.get(key.id)?.arrived;
+            let needed = self.needed_at(key.id, slot, now)?;
             let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.0));
             if due.since(key.due) <= SAME_PLACE_S {
                 return Some(key);
@@ -341,12 +366,16 @@ impl Fleet {
     }
 
     /// Seconds of work, and of these of fetch, that a held request needs at an endpoint, as things are.
-    fn needed_at(&self, held: &Held, slot: u32, now: Now) -> Option<Needed> {
-        let mut matched = Vec::new();
-        self.index.matches(&held.chain, &mut matched);
-        let prompt = self.measure(&held.request());
-        let terms = self.terms_at(slot, &self.pool(now), &prompt, &matched)?;
-        Some(terms.needed())
+    fn needed_at(&mut self, id: HoldId, slot: u32, now: Now) -> Option<Needed> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let needed = self.holds.get(id).and_then(|held| {
+            self.index.matches(&held.chain, &mut scratch.matched);
+            let prompt = self.measure(&held.request());
+            Some(self.terms_at(slot, &self.pool(now), &prompt, &scratch.matched)?.needed())
+        });
+        scratch.looked_up = needed.map(|_| id);
+        self.scratch = scratch;
+        needed
     }
 
     fn terms_at(&self, slot: u32, pool: &Pool, prompt: &Prompt<'_>, matched: &[u32]) -> Option<Terms> {
@@ -363,7 +392,13 @@ impl Fleet {
     fn start(&mut self, id: HoldId, slot: u32, reason: Option<Reason>, now: Now) -> Option<Decision> {
         let held = self.holds.remove(id)?;
         let mut scratch = std::mem::take(&mut self.scratch);
-        self.index.matches(&held.chain, &mut scratch.matched);
+        if scratch.looked_up.take() != Some(id) {
+            self.index.matches(&held.chain, &mut scratch.matched);
+        }
+        debug_assert!(
+            self.is_as_looked_up(&held, &scratch.matched),
+            "the index changed since {id:?} was asked"
+        );
         let seen = scratch.matched.get(self.ghost as usize).copied().unwrap_or(0);
         let (pool, prompt) = (self.pool(now), self.measure(&held.request()));
         let terms = self.terms_at(slot, &pool, &prompt, &scratch.matched);
@@ -384,6 +419,12 @@ impl Fleet {
         let decision = self.commit(&held.request(), choice);
         let decision = Decision { runner_up: held.runner_up, candidates: held.candidates, ..decision };
         Some(held_since(held.arrived, decision, now))
+    }
+
+    fn is_as_looked_up(&self, held: &Held, matched: &[u32]) -> bool {
+        let mut now = Vec::new();
+        self.index.matches(&held.chain, &mut now);
+        now == matched
     }
 
     /// The held request that gains most from going to an idle endpoint, and which.

@@ -57,6 +57,7 @@ impl Fleet {
     ) -> Result<T, NoEndpoint> {
         let prompt = self.measure(request);
         let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.looked_up = None;
         self.index.matches(prompt.chain, &mut scratch.matched);
         let pool = self.pool(now);
         let room = self.room(now);
@@ -266,7 +267,7 @@ impl Fleet {
         let pool =
             self.endpoints().map(|(_, e)| e.capacity_elements(element_tokens)).fold(0, u64::saturating_add);
 
-        self.index.enter(holder, chain, true);
+        self.index.enter(holder, chain, self.settings.pins_running);
         let filled = self.index.held(holder) > own;
         self.index.evict_beyond(holder, own);
         if let Some(endpoint) = self.endpoint_mut(id) {

@@ -53,6 +53,19 @@ fn a_fleet_can_move_between_threads() {
     sendable::<Ticket>();
 }
 
+/// What runs is kept where engines do so; in the caches of published simulations it goes as anything else.
+#[test]
+fn what_runs_is_pinned_where_engines_pin_it() {
+    for (pins_running, kept) in [(true, 40 * ELEMENT), (false, 10 * ELEMENT)] {
+        let settings = Settings { default_kv_tokens: 50 * ELEMENT, pins_running, ..Settings::default() };
+        let (mut fleet, _) = fleet_of(1, settings);
+        let tickets = [1, 2].map(|session| fleet.route(&request(&chain(session, 0, 40)), at(1.0)).unwrap());
+        let now = fleet.explain(&request(&chain(1, 0, 40)), at(1.0));
+        assert_eq!(now[0].matched_tokens, kept);
+        tickets.into_iter().for_each(|decision| fleet.finish(decision.ticket, Outcome::Aborted, at(2.0)));
+    }
+}
+
 #[test]
 fn a_session_stays_where_it_is_warm() {
     let (mut fleet, _) = fleet_of(4, Settings::default());

@@ -57,6 +57,50 @@ async fn a_core_that_answers_is_not_gone_around() {
     assert!(text.contains("larder_decision_fallbacks_total{pool=\"m\",reason=\"slow\"} 0"));
 }
 
+/// While another is on its way a request waits for it, though all is free, and the last hands out for both.
+#[test]
+fn who_comes_while_another_is_taken_in_is_placed_with_it() {
+    let pool = pool();
+    pool.coming.count.fetch_add(1, Ordering::Relaxed);
+    let (first, turn) = pool.submit(&ANY);
+    assert!(matches!(first, Verdict::Settled(Ok(Submitted::Held(_)))));
+    let mut turn = turn.unwrap();
+    assert!(turn.try_recv().is_err());
+    pool.coming.count.fetch_sub(1, Ordering::Relaxed);
+    let (last, its_turn) = pool.submit(&ANY);
+    assert!(turn.try_recv().unwrap().is_ok());
+    match last {
+        Verdict::Settled(Ok(Submitted::Go(_))) => {}
+        _ => assert!(its_turn.unwrap().try_recv().unwrap().is_ok()),
+    }
+    assert_eq!(pool.coming.count.load(Ordering::Relaxed), 0);
+}
+
+/// Those held when the core is switched off do not wait for it any more; with it on (the negative control) they do.
+#[test]
+fn pass_through_lets_those_go_who_are_held() {
+    let pool = pool();
+    let long = larder_routing::RouteRequest {
+        chain: &[],
+        run_bytes: 512,
+        prompt_bytes: 4_000_000,
+        media: 0,
+        session: None,
+        streamed: true,
+        exclude: &[],
+    };
+    let submit = || pool.fleet.lock().submit(&long, pool.now()).unwrap();
+    let running = [submit(), submit()];
+    assert!(running.iter().all(|submitted| matches!(submitted, Submitted::Go(_))));
+    let Submitted::Held(id) = submit() else { panic!("both are busy") };
+    let (sender, mut turn) = oneshot::channel();
+    pool.waiting.lock().turns.insert(id, sender);
+    pool.change(|_, _| ());
+    assert!(turn.try_recv().is_err(), "both are busy still");
+    pool.set_pass_through(true);
+    assert!(turn.try_recv().unwrap().is_ok());
+}
+
 #[tokio::test]
 async fn nobody_able_is_an_error_on_either_way() {
     let pool = pool();

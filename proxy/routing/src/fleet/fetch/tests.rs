@@ -157,9 +157,9 @@ fn naive(fleet: &Fleet, id: EndpointId, prompt: &[u64], fetch: bool, now: f64) -
     let space = if !fleet.is_full(endpoint, pool.element_tokens) {
         0.0
     } else if token_s < line.slope_s && fleet.index.held(store.holder) > 0 {
-        ((rates.recompute - 1.0) * (1.0 + rates.link_followers)).min(64.0) * (total - held) * token_s
+        (0.5 * (rates.recompute - 1.0) * (1.0 + rates.link_followers)).min(64.0) * (total - held) * token_s
     } else {
-        ((rates.recompute - 1.0) * (1.0 + rates.followers)).min(64.0) * miss_s
+        (0.5 * (rates.recompute - 1.0) * (1.0 + rates.followers)).min(64.0) * miss_s
     };
     let load = &endpoint.load;
     let ties = 1e-4 * f64::from(load.in_flight()) + 0.01 * f64::from(load.decoding());
@@ -292,7 +292,12 @@ fn a_shared_link_lets_nobody_starve_by_the_order_of_endpoints() {
     }
     let served: Vec<usize> = order.iter().map(|(n, _)| *n).collect();
     // Not one endpoint's after the other's: nobody is more than two turns off.
-    assert!(served.iter().enumerate().all(|(turn, n)| turn.abs_diff(*n) <= 2), "{served:?}");
+    let fair = |served: &[usize]| served.iter().enumerate().all(|(turn, n)| turn.abs_diff(*n) <= 2);
+    assert!(fair(&served), "{served:?}");
+    // The negative control: the same decisions, one endpoint's after the other's.
+    let mut by_endpoint: Vec<_> = order.iter().map(|(n, decision)| (decision.endpoint.slot, *n)).collect();
+    by_endpoint.sort_unstable();
+    assert!(!fair(&by_endpoint.into_iter().map(|(_, n)| n).collect::<Vec<_>>()));
     order.into_iter().for_each(|(_, d)| fleet.finish(d.ticket, Outcome::Aborted, at(now)));
 }
 

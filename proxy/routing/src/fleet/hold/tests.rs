@@ -53,6 +53,49 @@ fn a_free_engine_never_waits() {
     }
 }
 
+/// Three come at one instant, the longest first: taken in together the shortest is served first, and one by one (the
+/// negative control) whoever is first.
+#[test]
+fn of_those_who_come_together_the_shortest_goes_first() {
+    let lengths = [400, 100, 20];
+    let served = |together: bool| {
+        let (mut fleet, _) = fleet_of(1, slow());
+        let (mut now, mut order) = (1.0, Vec::new());
+        let mut waiting: Vec<(HoldId, u64)> = Vec::new();
+        for elements in lengths {
+            let prompt = chain(elements, 0, elements);
+            let submitted = match together {
+                true => fleet.submit_together(&request(&prompt), at(now)).unwrap(),
+                false => submit(&mut fleet, &prompt, now),
+            };
+            match submitted {
+                Submitted::Held(id) => waiting.push((id, elements)),
+                Submitted::Go(decision) => {
+                    order.push(elements);
+                    now = serve(&mut fleet, decision, elements, now);
+                }
+            }
+        }
+        while let Some((id, decision)) = fleet.next_dispatch(at(now)) {
+            let (_, elements) = *waiting.iter().find(|(held, _)| *held == id).unwrap();
+            order.push(elements);
+            now = serve(&mut fleet, decision.unwrap(), elements, now);
+        }
+        order
+    };
+    assert_eq!(served(true), [20, 100, 400]);
+    assert_eq!(served(false)[0], 400);
+}
+
+#[test]
+fn together_or_not_a_free_engine_takes_whom_nobody_may_hold() {
+    for settings in [Settings { max_held: 0, ..slow() }, Settings { hold_limit_s: 0.0, ..slow() }] {
+        let (mut fleet, _) = fleet_of(1, settings);
+        let decision = go(fleet.submit_together(&request(&chain(1, 0, 40)), at(1.0)).unwrap());
+        fleet.finish(decision.ticket, Outcome::Aborted, at(1.0));
+    }
+}
+
 /// One endpoint with a warm prompt, busy until the returned time; a miss waits from one second on, a hit from two.
 fn busy_with_a_miss_and_a_hit(hold_limit_s: f64) -> (Fleet, f64, Decision, [HoldId; 2], Vec<u64>) {
     let (mut fleet, _) = fleet_of(1, Settings { hold_limit_s, ..slow() });
@@ -215,7 +258,11 @@ fn random_traffic_is_answered_once_each_and_leaves_nothing() {
             match random.below(10) {
                 0..=4 => {
                     let prompt = chain(random.below(30) as u64, 5, 5 + random.below(60) as u64);
-                    match fleet.submit(&request(&prompt), at(now)) {
+                    let submitted = match step % 3 {
+                        0 => fleet.submit_together(&request(&prompt), at(now)),
+                        _ => fleet.submit(&request(&prompt), at(now)),
+                    };
+                    match submitted {
                         Ok(Submitted::Go(decision)) => running.push(decision.ticket),
                         Ok(Submitted::Held(id)) => waiting.push(id),
                         Err(_) => {}
