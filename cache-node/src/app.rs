@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use larder_protocol::NodeId;
 use larder_tiering::disk;
+use larder_tiering::pins::Budgets;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -265,6 +266,14 @@ fn settings(config: &Config) -> Settings {
         verifications_max: config.limits.verifications,
         copies_max: config.limits.copies,
         pinned_bytes_max: config.host_bytes / 100 * config.limits.pinned_percent,
+        pins: Budgets {
+            space_bytes_max: config.host_bytes / 100 * config.pins.namespace_percent,
+            bytes_max: config.host_bytes / 100 * config.pins.percent,
+            pins_max: config.pins.count,
+        },
+        pin_ttl_max: config.pins.ttl_max,
+        tenant_bytes_max: config.quotas.default_bytes,
+        tenant_quotas: config.quotas.tenants.clone(),
         recipe_bytes_max: usize::try_from(config.recipe_bytes).unwrap_or(usize::MAX),
         hello_timeout: HELLO_TIMEOUT,
         scrub_bytes_per_s: config.disk.as_ref().map_or(0, |disk| disk.scrub_bytes_per_s),

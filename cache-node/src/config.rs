@@ -41,6 +41,10 @@ pub struct Config {
     pub region_bytes: u64,
     /// Bytes of recipes.
     pub recipe_bytes: u64,
+    /// What explicit pins may keep.
+    pub pins: Pins,
+    /// What tenants may hold.
+    pub quotas: Quotas,
     /// How long an unstarted lease lasts.
     pub lease_ttl: Duration,
     /// When checksums are compared.
@@ -63,6 +67,28 @@ pub struct Config {
     pub device: device::Settings,
     /// What engines and proxies may make the node hold.
     pub limits: Limits,
+}
+
+/// What explicit pins may keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// The part of the host slab that all of them may keep, in percent.
+    pub percent: u64,
+    /// The part of the host slab that those of one namespace may keep, in percent.
+    pub namespace_percent: u64,
+    /// How long one lasts at most.
+    pub ttl_max: Duration,
+    /// Pins at one time.
+    pub count: usize,
+}
+
+/// What tenants may hold in host memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// Bytes of each that has no quota of its own; none is no limit.
+    pub default_bytes: Option<u64>,
+    /// Those that have one, with its bytes.
+    pub tenants: Vec<(String, u64)>,
 }
 
 /// The disk tier.

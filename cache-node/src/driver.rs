@@ -7,9 +7,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_protocol::control::{StageAnswer, StageRequest};
+use larder_protocol::control::{
+    PinAnswer, PinRequest, PinsAnswer, QuotaAnswer, QuotaRequest, QuotasAnswer, ReleaseRequest, StageAnswer,
+    StageRequest,
+};
 use larder_protocol::message::{Farewell, Refused, ToNode};
-use larder_protocol::{LeaseId, ToEngine, code::RefusedCode};
+use larder_protocol::{LeaseId, PinId, ToEngine, code::RefusedCode};
 use larder_tiering::disk::Limits;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -64,6 +67,16 @@ pub enum Event {
     Stage(StageRequest, oneshot::Sender<StageAnswer>),
     /// The proxy asks what staging would give.
     Probe(StageRequest, oneshot::Sender<StageAnswer>),
+    /// Somebody wants the beginning of a prompt kept.
+    Pin(PinRequest, oneshot::Sender<PinAnswer>),
+    /// Somebody wants to see what is pinned.
+    Pins(oneshot::Sender<PinsAnswer>),
+    /// Somebody gives a lease or a pin back; answered by whether it was there.
+    GiveBack(ReleaseRequest, oneshot::Sender<bool>),
+    /// Somebody sets a tenant's quota; answered by nothing if no more tenants can be known.
+    SetQuota(QuotaRequest, oneshot::Sender<Option<QuotaAnswer>>),
+    /// Somebody wants to see the quotas.
+    Quotas(oneshot::Sender<QuotasAnswer>),
     /// Somebody wants everything forgotten; answered by how many chunks were, and how many stay.
     Clear(oneshot::Sender<(u64, u64)>),
     /// A test damages something; answered by whether there was something to damage.
@@ -124,6 +137,9 @@ pub struct Driver {
     answers: HashMap<Ticket, oneshot::Sender<StageAnswer>>,
     damages: HashMap<Ticket, oneshot::Sender<bool>>,
     clears: HashMap<Ticket, oneshot::Sender<(u64, u64)>>,
+    pins: HashMap<Ticket, oneshot::Sender<PinAnswer>>,
+    releases: HashMap<Ticket, oneshot::Sender<bool>>,
+    quotas: HashMap<Ticket, oneshot::Sender<Option<QuotaAnswer>>>,
     tickets: u64,
 }
 
@@ -170,6 +186,9 @@ impl Driver {
             answers: HashMap::new(),
             damages: HashMap::new(),
             clears: HashMap::new(),
+            pins: HashMap::new(),
+            releases: HashMap::new(),
+            quotas: HashMap::new(),
             tickets: 0,
         })
     }
@@ -212,6 +231,23 @@ impl Driver {
                 self.answers.insert(ticket, reply);
                 self.step(Input::Probe { ticket, request });
             }
+            Event::Pin(request, reply) => {
+                let ticket = self.ticket();
+                self.pins.insert(ticket, reply);
+                self.step(Input::Pin { ticket, request, fresh: PinId(random_id()) });
+            }
+            Event::Pins(reply) => drop(reply.send(self.store.pins(self.clock.now()))),
+            Event::GiveBack(request, reply) => {
+                let ticket = self.ticket();
+                self.releases.insert(ticket, reply);
+                self.step(Input::GiveBack { ticket, request });
+            }
+            Event::SetQuota(request, reply) => {
+                let ticket = self.ticket();
+                self.quotas.insert(ticket, reply);
+                self.step(Input::SetQuota { ticket, request });
+            }
+            Event::Quotas(reply) => drop(reply.send(self.store.quotas())),
             Event::Damage(damage, reply) => {
                 let ticket = self.ticket();
                 self.damages.insert(ticket, reply);
@@ -313,6 +349,15 @@ impl Driver {
             Output::Scrub { name, at, chunk } => {
                 let disk = self.disk.as_ref().expect("only a disk tier is scrubbed");
                 disk.scrub(name, at, chunk);
+            }
+            Output::Pinned { ticket, answer } => {
+                self.pins.remove(&ticket).map(|reply| reply.send(answer));
+            }
+            Output::Released { ticket, released } => {
+                self.releases.remove(&ticket).map(|reply| reply.send(released));
+            }
+            Output::QuotaSet { ticket, answer } => {
+                self.quotas.remove(&ticket).map(|reply| reply.send(answer));
             }
             Output::Cleared { ticket, chunks, kept } => {
                 self.clears.remove(&ticket).map(|reply| reply.send((chunks, kept)));

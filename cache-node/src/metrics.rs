@@ -56,6 +56,16 @@ pub const METRICS: &[Metric] = metrics! {
         |s| s.counts.held_already_chunks;
     Counter "larder_node_refused_chunks_total" "Chunks not stored for want of room or copying capacity."
         |s| s.counts.refused_chunks;
+    Counter "larder_node_pinned_chunks_total" "Chunks that explicit pins took hold of." |s| s.counts.pinned_chunks;
+    Counter "larder_node_pins_expired_total" "Pins whose time ran out." |s| s.counts.expired_pins;
+    Counter "larder_node_quota_evicted_chunks_total" "Chunks evicted since their tenant was at its quota."
+        |s| s.counts.quota_evicted_chunks;
+    Counter "larder_node_quota_refused_chunks_total"
+        "Chunks not stored since their tenant was at its quota and all of its chunks in use."
+        |s| s.counts.quota_refused_chunks;
+    Gauge "larder_node_pins" "Explicit pins." |s| s.pins;
+    Gauge "larder_node_pin_bytes" "Bytes that explicit pins keep; a part of the pinned bytes." |s| s.pin_bytes;
+    Gauge "larder_node_tenants" "Tenants known." |s| s.tenants;
     Counter "larder_node_evicted_chunks_total" "Chunks evicted." |s| s.counts.evicted_chunks;
     Counter "larder_node_corrupt_chunks_total"
         "Chunks whose checksum was wrong, quarantined and missed. Any at all: test this host's memory."

@@ -96,10 +96,16 @@ impl Recipes {
     }
 
     /// The proxy's half of a tagged prompt.
-    pub fn note_chain(&mut self, tag: Tag, chain: &PromptChain) {
+    pub fn note_chain(&mut self, tag: Tag, chain: &PromptChain, tenant: Option<&str>) {
+        self.tagged.note_tenant(tag, tenant);
         if let Some((chain, keys)) = self.tagged.note_chain(tag, chain) {
             self.insert(chain, &keys);
         }
+    }
+
+    /// Whose prompt has this tag, if the proxy said.
+    pub fn tenant(&self, tag: Tag) -> Option<&str> {
+        self.tagged.tenant(tag)
     }
 
     /// The engine's half of a tagged prompt; may come in several parts, in any order.

@@ -18,7 +18,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use larder_protocol::message::ToEngine;
-use larder_protocol::{LeaseId, NodeId};
+use larder_protocol::{LeaseId, NodeId, PinId, StoreNamespace};
+use larder_tiering::pins::{Budgets, Pins};
 
 use crate::recipe::Recipes;
 
@@ -31,10 +32,12 @@ mod invariants;
 mod leases;
 mod moves;
 mod opening;
+mod pinning;
 mod port;
 mod registration;
 mod sessions;
 mod stage;
+mod tenants;
 
 pub use arena::{ChunkName, HALF_LIFE, SLOTS_PER_EXTENT};
 pub use counts::{Counts, DeviceStats, LinkStats, Stats};
@@ -44,6 +47,7 @@ pub use port::{
     VerifyId,
 };
 pub use sessions::EngineStats;
+pub use tenants::TENANTS_MAX;
 
 use arena::Arena;
 use commits::{Commit, CommitId, Copying};
@@ -52,6 +56,7 @@ use leases::Lease;
 use moves::Job;
 use opening::Opening;
 use sessions::{Connection, Session};
+use tenants::Tenants;
 
 /// Slots are multiples of this: reads of whole pages, and the unit of the checksum's parts.
 pub const STRIDE_UNIT_BYTES: u64 = 4096;
@@ -101,6 +106,14 @@ pub struct Settings {
     pub copies_max: usize,
     /// Bytes that leases may pin; a lease is cut short there.
     pub pinned_bytes_max: u64,
+    /// What explicit pins may keep; as much of it as `pinned_bytes_max` leaves beside leases.
+    pub pins: Budgets,
+    /// How long a pin lasts at most.
+    pub pin_ttl_max: Duration,
+    /// Bytes of host memory of each tenant that has no quota of its own; none is no limit.
+    pub tenant_bytes_max: Option<u64>,
+    /// Tenants with a quota of their own.
+    pub tenant_quotas: Vec<(String, u64)>,
     /// Bytes of recipes.
     pub recipe_bytes_max: usize,
     /// How long a connection may take to say hello.
@@ -135,6 +148,8 @@ pub struct Store {
     /// Uses of chunks that the disk tier has not been told of.
     touched: Vec<(Option<ChunkName>, Vec<Touch>)>,
     recipes: Recipes,
+    pins: Pins<PinId, StoreNamespace>,
+    tenants: Tenants,
     counts: Counts,
     /// The next number for sessions, jobs and the order of use.
     next: u64,
@@ -159,6 +174,8 @@ impl Store {
             waiting: Vec::new(),
             touched: Vec::new(),
             recipes: Recipes::new(settings.recipe_bytes_max),
+            pins: Pins::new(settings.pins),
+            tenants: Tenants::new(settings.tenant_bytes_max, &settings.tenant_quotas),
             counts: Counts::default(),
             next: 1,
             settings,
@@ -182,6 +199,9 @@ impl Store {
             Input::Verified { verify, found } => self.verified(verify, &found, now, &mut out),
             Input::Stage { ticket, request, fresh } => self.stage(ticket, &request, fresh, now, &mut out),
             Input::Probe { ticket, request } => self.probe(ticket, &request, &mut out),
+            Input::Pin { ticket, request, fresh } => self.pin(ticket, &request, fresh, now, &mut out),
+            Input::GiveBack { ticket, request } => self.give_back(ticket, request, &mut out),
+            Input::SetQuota { ticket, request } => self.set_quota(ticket, &request, now, &mut out),
             Input::Disk(input) => self.disk_said(input, now, &mut out),
             Input::Device(input) => self.device_said(input, now, &mut out),
             Input::Clear { ticket } => self.clear(ticket, now, &mut out),
@@ -219,6 +239,8 @@ impl Store {
             self.expiries.remove(&(expires, lease));
             self.expire(lease);
         }
+        self.end_expired_pins(now);
+        self.trim_all(now);
         self.tell_uses(now, out);
         self.end_waits(now, out);
         self.scrub(now, out);
@@ -238,6 +260,9 @@ impl Store {
             jobs: self.jobs.len() as u64,
             recipes: self.recipes.len() as u64,
             recipe_bytes: self.recipes.bytes() as u64,
+            pins: self.pins.len() as u64,
+            pin_bytes: self.pins.bytes(),
+            tenants: self.tenants.len() as u64,
             disk: self.disk.as_ref().map(DiskTier::stats).unwrap_or_default(),
             ..Stats::default()
         };

@@ -112,6 +112,7 @@ impl CacheNode {
             deadline_ms: None,
             // Told only for the recipe's sake: nothing is to be pinned for an engine that has it.
             max_bytes: (!wait).then_some(0),
+            tenant: None,
         };
         let nothing = Staged { tag, lease: None, tokens: 0, all: false };
         if !wait {

@@ -28,7 +28,12 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use larder_protocol::control::{ControlError, StageAnswer, StageRequest};
+use larder_protocol::control::{
+    ControlError, PinAnswer, PinRequest, PinsAnswer, QuotaAnswer, QuotaRequest, QuotasAnswer, ReleaseAnswer,
+    ReleaseRequest, StageAnswer, StageRequest,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 pub use address::{Address, BadAddress};
@@ -168,6 +173,50 @@ impl Client {
         self.ask("/v1/lookup", &within(request, deadline), deadline).await
     }
 
+    /// Asks the node to keep the beginning of a prompt for a while.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn pin(&self, request: &PinRequest, deadline: Duration) -> Result<PinAnswer, Error> {
+        self.ask("/v1/pins", request, deadline).await
+    }
+
+    /// Every pin of the node.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn pins(&self, deadline: Duration) -> Result<PinsAnswer, Error> {
+        self.see("/v1/pins", deadline).await
+    }
+
+    /// Gives a lease or a pin back before its time.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn release(
+        &self,
+        request: &ReleaseRequest,
+        deadline: Duration,
+    ) -> Result<ReleaseAnswer, Error> {
+        self.ask("/v1/release", request, deadline).await
+    }
+
+    /// Sets what a tenant may hold.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set_quota(&self, request: &QuotaRequest, deadline: Duration) -> Result<QuotaAnswer, Error> {
+        self.ask("/v1/quotas", request, deadline).await
+    }
+
+    /// What tenants hold and may hold.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn quotas(&self, deadline: Duration) -> Result<QuotasAnswer, Error> {
+        self.see("/v1/quotas", deadline).await
+    }
+
     /// Whether the node answers. Goes through failfast like every call, and so is its try when one is due.
     ///
     /// # Errors
@@ -181,15 +230,20 @@ impl Client {
         self.breaker().would_try(Instant::now())
     }
 
-    async fn ask(
+    async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
-        request: &StageRequest,
+        request: &impl Serialize,
         deadline: Duration,
-    ) -> Result<StageAnswer, Error> {
+    ) -> Result<T, Error> {
         let body =
-            serde_json::to_vec(request).expect("a stage request has no maps with other keys than strings");
+            serde_json::to_vec(request).expect("the requests have no maps with other keys than strings");
         let answer = self.call(Method::POST, path, body.into(), deadline).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.bad_answer(&error))
+    }
+
+    async fn see<T: DeserializeOwned>(&self, path: &str, deadline: Duration) -> Result<T, Error> {
+        let answer = self.call(Method::GET, path, Bytes::new(), deadline).await?;
         serde_json::from_slice(&answer).map_err(|error| self.bad_answer(&error))
     }
 

@@ -81,6 +81,7 @@ fn request() -> StageRequest {
         engine: None,
         deadline_ms: None,
         max_bytes: None,
+        tenant: None,
     }
 }
 

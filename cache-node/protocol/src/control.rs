@@ -7,6 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::{LeaseId, Tag};
 
+mod pins;
+mod quotas;
+
+pub use pins::{PinAnswer, PinRequest, PinnedChunks, PinsAnswer, ReleaseAnswer, ReleaseRequest};
+pub use quotas::{QuotaAnswer, QuotaRequest, QuotasAnswer, TENANT_BYTES_MAX, TenantQuota};
+
 /// The most points of a prompt chain in one request: 32 MiB of prompt in runs of 512 bytes.
 pub const CHAIN_LEN_MAX: usize = 65_536;
 
@@ -36,6 +42,9 @@ pub struct StageRequest {
     /// The most bytes to stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
+    /// Whose request it is: what the engine stores under its tag counts against this tenant's quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
 }
 
 /// What was staged, or would be.
@@ -158,7 +167,7 @@ macro_rules! hex_id {
 
             use crate::id::$id;
 
-            pub(super) fn serialize<S: Serializer>(
+            pub(in crate::control) fn serialize<S: Serializer>(
                 id: &Option<$id>,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
@@ -168,7 +177,7 @@ macro_rules! hex_id {
                 }
             }
 
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+            pub(in crate::control) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<Option<$id>, D::Error> {
                 let text = Option::<String>::deserialize(deserializer)?;
@@ -183,6 +192,7 @@ macro_rules! hex_id {
 }
 hex_id!(hex_tag, Tag);
 hex_id!(hex_lease, LeaseId);
+hex_id!(hex_pin, PinId);
 
 #[cfg(test)]
 mod tests;

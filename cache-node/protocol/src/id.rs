@@ -49,6 +49,10 @@ id128! {
     LeaseId
 }
 id128! {
+    /// Names one pin: chunks that somebody asked to keep for a while.
+    PinId
+}
+id128! {
     /// Names one request on its way through the proxy, the node and the engine's plugin.
     Tag
 }

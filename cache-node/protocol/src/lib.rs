@@ -25,7 +25,7 @@ mod golden;
 pub use checksum::{Checksum, chunk_checksum};
 pub use fault::{DecodeFault, FrameFault, Malformed};
 pub use frame::{FRAME_BYTES_MAX, FrameBuffer};
-pub use id::{BlockKey, DeviceId, GpuHandle, LeaseId, NodeId, StoreNamespace, Tag, WireSession};
+pub use id::{BlockKey, DeviceId, GpuHandle, LeaseId, NodeId, PinId, StoreNamespace, Tag, WireSession};
 pub use message::{ToEngine, ToNode};
 pub use namespace::NamespaceParts;
 pub use version::Version;

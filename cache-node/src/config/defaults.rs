@@ -46,6 +46,14 @@ pub(super) const VERIFICATIONS: u64 = 256;
 pub(super) const COPIES: u64 = 4096;
 /// A quarter is left to store into, whatever is staged.
 pub(super) const PINNED_PERCENT: u64 = 75;
+/// A third of what leases and pins may hold together, so that pins never starve leases.
+pub(super) const PINS_PERCENT: u64 = 25;
+/// As much as all: a node often serves one model only.
+pub(super) const PINS_NAMESPACE_PERCENT: u64 = 25;
+/// Longer than any hosted API sells.
+pub(super) const PIN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Each an answer's worth of bookkeeping.
+pub(super) const PINS: u64 = 4096;
 /// A stage call a request: far more than one host's engines take in.
 pub(super) const CONTROL_REQUESTS: u64 = 512;
 /// A few proxies with their pools.
@@ -94,4 +102,9 @@ pub(super) const LEASES_RANGE: RangeInclusive<u64> = 1..=1 << 20;
 pub(super) const VERIFICATIONS_RANGE: RangeInclusive<u64> = 1..=65_536;
 pub(super) const COPIES_RANGE: RangeInclusive<u64> = 1..=1 << 20;
 pub(super) const PINNED_RANGE: RangeInclusive<u64> = 1..=100;
+pub(super) const PERCENT_RANGE: RangeInclusive<u64> = 0..=100;
+pub(super) const PIN_TTL_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+pub(super) const PINS_RANGE: RangeInclusive<u64> = 1..=65_536;
+pub(super) const QUOTA_RANGE: RangeInclusive<u64> = 0..=64 * TIB;
 pub(super) const REQUESTS_RANGE: RangeInclusive<u64> = 1..=65_536;

@@ -25,6 +25,8 @@ pub(super) struct RawConfig {
     pub(super) single_tenant: Option<bool>,
     pub(super) debug_faults: Option<bool>,
     pub(super) transfer_threads: Option<u64>,
+    pub(super) pins: RawPins,
+    pub(super) quotas: RawQuotas,
     pub(super) disk: RawDisk,
     pub(super) landing: Option<u64>,
     pub(super) verify_on_device: Option<bool>,
@@ -60,8 +62,46 @@ impl RawConfig {
             single_tenant: root.bool("single_tenant"),
             debug_faults: root.bool("debug_faults"),
             transfer_threads: root.uint("transfer_threads", defaults::THREADS_RANGE),
+            pins: root.table("pins", RawPins::read),
+            quotas: root.table("quotas", RawQuotas::read),
             disk: root.table("disk", RawDisk::read),
             limits: root.table("limits", RawLimits::read),
+        }
+    }
+}
+
+pub(super) struct RawPins {
+    pub(super) percent: Option<u64>,
+    pub(super) namespace_percent: Option<u64>,
+    pub(super) ttl_max: Option<Duration>,
+    pub(super) count: Option<u64>,
+}
+
+impl RawPins {
+    fn read(pins: &mut Reader<'_>) -> Self {
+        Self {
+            percent: pins.uint("percent", defaults::PERCENT_RANGE),
+            namespace_percent: pins.uint("namespace_percent", defaults::PERCENT_RANGE),
+            ttl_max: pins.duration("ttl_max", defaults::PIN_TTL_RANGE),
+            count: pins.uint("count", defaults::PINS_RANGE),
+        }
+    }
+}
+
+pub(super) struct RawQuotas {
+    pub(super) default: Option<u64>,
+    pub(super) tenants: Vec<(Option<String>, Option<u64>)>,
+}
+
+impl RawQuotas {
+    fn read(quotas: &mut Reader<'_>) -> Self {
+        let tenant = |tenant: &mut Reader<'_>| {
+            let name = tenant.require("name").string("name");
+            (name, tenant.require("size").size("size", defaults::QUOTA_RANGE))
+        };
+        Self {
+            default: quotas.size("default", defaults::QUOTA_RANGE),
+            tenants: quotas.tables("tenants", tenant),
         }
     }
 }

@@ -30,7 +30,8 @@ fn every_key_is_documented() {
     for line in text.lines() {
         // A table that is absent by default is commented out, its name too.
         let header = line.strip_prefix("# ").filter(|rest| rest.starts_with('[')).unwrap_or(line);
-        if let Some(name) = header.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if header.starts_with('[') {
+            let name = header.trim_matches(['[', ']']);
             table = format!("{name}.");
             documented.insert(name.to_owned());
         } else if let Some((key, _)) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ") {
@@ -85,7 +86,7 @@ fn the_disk_tier_is_absent_or_whole() {
     assert_eq!(parse(MINIMAL).unwrap().disk, None);
     let text = repository_file("cache-node.toml");
     let (_, from_disk) = text.split_once("# [disk]").unwrap();
-    let (example, _) = from_disk.split_once("[limits]").unwrap();
+    let (example, _) = from_disk.split_once("\n[").unwrap();
     let keys = example.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
     let keys: Vec<&str> = keys.collect();
     let with = |lines: &str| parse(&format!("{MINIMAL}[disk]\n{lines}"));
@@ -110,4 +111,24 @@ fn the_disk_tier_is_absent_or_whole() {
 fn the_slab_is_whole_extents() {
     let config = parse("engine_socket = \"/s\"\nhost = { size = \"100MiB\" }").unwrap();
     assert_eq!(config.host_bytes, EXTENT_BYTES);
+}
+
+#[test]
+fn pins_and_quotas() {
+    let with = |lines: &str| parse(&format!("{MINIMAL}{lines}"));
+    let quotas = with("[quotas]\ndefault = \"1GiB\"\n[[quotas.tenants]]\nname = \"a\"\nsize = \"2GiB\"")
+        .unwrap()
+        .quotas;
+    assert_eq!(quotas, Quotas { default_bytes: Some(1 << 30), tenants: vec![("a".to_owned(), 2 << 30)] });
+    assert_eq!(with("[pins]\nttl_max = \"1h\"").unwrap().pins.ttl_max, Duration::from_secs(3600));
+    let twice = "[[quotas.tenants]]\nname = \"a\"\nsize = \"2GiB\"\n".repeat(2);
+    for (bad, says) in [
+        (twice.as_str(), "has a quota already"),
+        ("[[quotas.tenants]]\nname = \"\"\nsize = \"2GiB\"", "has 0 bytes"),
+        ("[[quotas.tenants]]\nname = \"a\"", "is required"),
+        ("[pins]\npercent = 101", "must be from 0 to 100"),
+    ] {
+        let found = faults(&format!("{MINIMAL}{bad}"));
+        assert!(found.iter().any(|fault| fault.contains(says)), "{says}\nin {found:#?}");
+    }
 }

@@ -5,13 +5,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use larder_protocol::control::TENANT_BYTES_MAX;
 use larder_settings::Report;
 use larder_tiering::disk::BLOCK_BYTES;
 
-use super::raw::{RawConfig, RawDisk, RawLimits};
-use super::{Config, Control, Disk, DiskIo, Limits, defaults};
+use super::raw::{RawConfig, RawDisk, RawLimits, RawPins, RawQuotas};
+use super::{Config, Control, Disk, DiskIo, Limits, Pins, Quotas, defaults};
 use crate::device;
-use crate::store::Verify;
+use crate::store::{TENANTS_MAX, Verify};
 
 /// The longest path of a unix socket: `sun_path` of Linux has 108 bytes with its end, and a node binds with a process
 /// number added.
@@ -43,6 +44,8 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         host_bytes: host - host % defaults::EXTENT_BYTES,
         region_bytes: raw.region.unwrap_or(defaults::REGION),
         recipe_bytes: raw.recipes.unwrap_or(defaults::RECIPES),
+        pins: pins(&raw.pins),
+        quotas: quotas(raw.quotas, report),
         lease_ttl: raw.lease_ttl.unwrap_or(defaults::LEASE_TTL),
         verify: raw.verify.unwrap_or(Verify::Lease),
         verify_fresh: raw.verify_fresh.unwrap_or(defaults::VERIFY_FRESH),
@@ -58,6 +61,37 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         },
         limits: limits(&raw.limits),
     }
+}
+
+fn pins(raw: &RawPins) -> Pins {
+    Pins {
+        percent: raw.percent.unwrap_or(defaults::PINS_PERCENT),
+        namespace_percent: raw.namespace_percent.unwrap_or(defaults::PINS_NAMESPACE_PERCENT),
+        ttl_max: raw.ttl_max.unwrap_or(defaults::PIN_TTL_MAX),
+        count: to_usize(raw.count.unwrap_or(defaults::PINS)),
+    }
+}
+
+fn quotas(raw: RawQuotas, report: &mut Report) -> Quotas {
+    let mut tenants: Vec<(String, u64)> = Vec::with_capacity(raw.tenants.len());
+    if raw.tenants.len() > TENANTS_MAX {
+        let reason = format!("{} tenants, at most {TENANTS_MAX} can be known", raw.tenants.len());
+        report.fault("quotas.tenants", reason).hint("give the others the default");
+    }
+    for (index, (name, size)) in raw.tenants.into_iter().enumerate() {
+        let (Some(name), Some(size)) = (name, size) else { continue };
+        let path = format!("quotas.tenants[{index}].name");
+        if name.is_empty() || name.len() > TENANT_BYTES_MAX {
+            report
+                .fault(path, format!("has {} bytes, not 1 to {TENANT_BYTES_MAX}", name.len()))
+                .hint("write the name that the proxy gives the tenant");
+        } else if tenants.iter().any(|(other, _)| *other == name) {
+            report.fault(path, "has a quota already").hint("write each tenant once");
+        } else {
+            tenants.push((name, size));
+        }
+    }
+    Quotas { default_bytes: raw.default, tenants }
 }
 
 fn disk(raw: RawDisk, report: &mut Report) -> Option<Disk> {

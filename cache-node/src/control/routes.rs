@@ -9,7 +9,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use larder_protocol::BlockKey;
 use larder_protocol::control::{
-    BODY_BYTES_MAX, CHAIN_LEN_MAX, ControlError, StageAnswer, StageReason, StageRequest,
+    BODY_BYTES_MAX, CHAIN_LEN_MAX, ChainPoint, ControlError, PinRequest, QuotaRequest, ReleaseAnswer,
+    ReleaseRequest, StageAnswer, StageReason, StageRequest, TENANT_BYTES_MAX,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 use super::{Answer, Settings};
 use crate::driver::Event;
 use crate::metrics;
-use crate::store::{Damage, Stats};
+use crate::store::{Damage, Stats, TENANTS_MAX};
 
 /// The control API's routes.
 #[derive(Debug)]
@@ -83,6 +84,11 @@ impl Routes {
             (&Method::GET, "/v1/stats") => self.stats().await.map(|stats| json(&metrics::json(&stats))),
             (&Method::POST, "/v1/stage") => self.stage(request).await,
             (&Method::POST, "/v1/lookup") => self.lookup(request).await,
+            (&Method::POST, "/v1/pins") => self.pin(request).await,
+            (&Method::GET, "/v1/pins") => self.ask(Event::Pins).await.map(|pins| json(&pins)),
+            (&Method::POST, "/v1/release") => self.release(request).await,
+            (&Method::POST, "/v1/quotas") => self.set_quota(request).await,
+            (&Method::GET, "/v1/quotas") => self.ask(Event::Quotas).await.map(|quotas| json(&quotas)),
             (&Method::POST, "/v1/clear") => self.clear().await,
             (&Method::POST, "/debug/flip") if debug => self.flip(request).await,
             (&Method::POST, "/debug/swap") if debug => self.swap(request).await,
@@ -110,6 +116,36 @@ impl Routes {
         let request = stage_request(request).await?;
         let answer: StageAnswer = self.ask(|reply| Event::Probe(request, reply)).await?;
         Ok(json(&answer))
+    }
+
+    async fn pin(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let request: PinRequest = body(request).await?;
+        check_chain(&request.chain, request.run_bytes)?;
+        if request.ttl_ms == 0 {
+            return Err((StatusCode::BAD_REQUEST, "ttl_ms must be at least 1".to_owned()));
+        }
+        let answer = self.ask(|reply| Event::Pin(request, reply)).await?;
+        Ok(json(&answer))
+    }
+
+    async fn release(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let request: ReleaseRequest = body(request).await?;
+        if request.lease.is_some() == request.pin.is_some() {
+            return Err((StatusCode::BAD_REQUEST, "name either a lease or a pin".to_owned()));
+        }
+        let released = self.ask(|reply| Event::GiveBack(request, reply)).await?;
+        Ok(json(&ReleaseAnswer { released }))
+    }
+
+    async fn set_quota(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let request: QuotaRequest = body(request).await?;
+        check_tenant(&request.tenant)?;
+        let full = || {
+            let text = format!("{TENANTS_MAX} tenants are known, and each holds chunks or has a quota");
+            (StatusCode::CONFLICT, text)
+        };
+        let answer = self.ask(|reply| Event::SetQuota(request, reply)).await?;
+        Ok(json(&answer.ok_or_else(full)?))
     }
 
     async fn stats(&self) -> Result<Box<Stats>, Refusal> {
@@ -163,14 +199,28 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refu
 
 async fn stage_request(request: Request<Incoming>) -> Result<StageRequest, Refusal> {
     let request: StageRequest = body(request).await?;
-    if request.chain.len() > CHAIN_LEN_MAX {
-        let text = format!("chain of {} points, at most {CHAIN_LEN_MAX} are allowed", request.chain.len());
+    check_chain(&request.chain, request.run_bytes)?;
+    request.tenant.as_deref().map_or(Ok(()), check_tenant)?;
+    Ok(request)
+}
+
+fn check_chain(chain: &[ChainPoint], run_bytes: u32) -> Result<(), Refusal> {
+    if chain.len() > CHAIN_LEN_MAX {
+        let text = format!("chain of {} points, at most {CHAIN_LEN_MAX} are allowed", chain.len());
         return Err((StatusCode::BAD_REQUEST, text));
     }
-    if request.run_bytes == 0 {
+    if run_bytes == 0 {
         return Err((StatusCode::BAD_REQUEST, "run_bytes must be at least 1".to_owned()));
     }
-    Ok(request)
+    Ok(())
+}
+
+fn check_tenant(tenant: &str) -> Result<(), Refusal> {
+    if tenant.is_empty() || tenant.len() > TENANT_BYTES_MAX {
+        let text = format!("a tenant's name has 1 to {TENANT_BYTES_MAX} bytes, this one {}", tenant.len());
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
+    Ok(())
 }
 
 fn key_of(hex: &str) -> Result<BlockKey, Refusal> {

@@ -40,6 +40,7 @@ pub struct PromptKeys<'a> {
 #[derive(Debug, Default)]
 struct Tagged {
     chain: Option<PromptChain>,
+    tenant: Option<Box<str>>,
     namespace: Option<StoreNamespace>,
     tokens_per_chunk: u32,
     keys: BTreeMap<u32, BlockKey>,
@@ -66,6 +67,16 @@ impl TaggedPrompts {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    pub(super) fn note_tenant(&mut self, tag: Tag, tenant: Option<&str>) {
+        if let Some(tenant) = tenant {
+            self.touch(tag).tenant = Some(tenant.into());
+        }
+    }
+
+    pub(super) fn tenant(&self, tag: Tag) -> Option<&str> {
+        self.prompts.get(&tag)?.tenant.as_deref()
     }
 
     /// Returns both halves if the other one is there already. A tag is used for one prompt: a second chain for it is

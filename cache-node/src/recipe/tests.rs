@@ -53,9 +53,9 @@ impl Prompt {
         };
         if keys_first {
             recipes.note_keys(Tag(tag), &report);
-            recipes.note_chain(Tag(tag), &self.chain());
+            recipes.note_chain(Tag(tag), &self.chain(), None);
         } else {
-            recipes.note_chain(Tag(tag), &self.chain());
+            recipes.note_chain(Tag(tag), &self.chain(), None);
             recipes.note_keys(Tag(tag), &report);
         }
     }
@@ -123,7 +123,7 @@ fn keys_of_the_answer_and_keys_after_a_gap_are_left_out() {
     let mut recipes = Recipes::new(1 << 20);
     let prompt = Prompt(text(400, 1));
     let (keys, ends) = prompt.keys();
-    recipes.note_chain(Tag(1), &prompt.chain());
+    recipes.note_chain(Tag(1), &prompt.chain(), None);
     let report = |keys, end_tokens, prompt_tokens| PromptKeys {
         namespace: NS,
         tokens_per_chunk: TOKENS_PER_CHUNK,

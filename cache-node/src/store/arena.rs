@@ -75,6 +75,19 @@ pub(super) struct Class {
     pub(super) free: BTreeSet<u32>,
 }
 
+/// What came of asking for a slot.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// The slot; none if all that would have to go is pinned, being written or quarantined.
+    pub(super) slot: Option<u32>,
+    /// What was evicted, whether there is a slot or not.
+    pub(super) evicted: Vec<Held>,
+    /// How many of these went for their owner's quota.
+    pub(super) for_quota: u64,
+    /// The quota is why there is no slot.
+    pub(super) over_quota: bool,
+}
+
 /// The slots of the host slab.
 #[derive(Debug)]
 pub(super) struct Arena {
@@ -163,25 +176,40 @@ impl Arena {
     }
 
     /// A slot to write `name` into, of the class that the entry's bytes are, and the chunks that were evicted for it;
-    /// the chunk it continues is not one of them. None if all that would have to go is pinned, being written or
-    /// quarantined.
+    /// the chunk it continues is not one of them. An owner at its `quota` makes room with its own chunks first, and
+    /// never with others' for what is beyond it.
     pub(super) fn allocate(
         &mut self,
         name: ChunkName,
         entry: Entry,
+        quota: Option<u64>,
         used: u64,
         now: Duration,
-    ) -> Option<(u32, Vec<Held>)> {
-        let (stride, mut evicted) = (entry.bytes, Vec::new());
+    ) -> Room {
+        let (stride, mut room) = (entry.bytes, Room::default());
         entry.parent.into_iter().for_each(|parent| self.order.hold(parent));
-        let slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut evicted));
+        room.over_quota = quota.is_some_and(|quota| !self.keep_within(quota, &entry, &mut room.evicted));
+        room.for_quota = room.evicted.len() as u64;
+        if !room.over_quota {
+            room.slot = self.free_slot(stride).or_else(|| self.make_room(stride, &mut room.evicted));
+        }
         entry.parent.into_iter().for_each(|parent| self.order.release(parent));
-        let slot = slot?;
+        let Some(slot) = room.slot else { return room };
         self.order.enter(slot, entry, used, now);
         self.classes.get_mut(&stride).expect("it has a free slot").free.remove(&slot);
         self.slot_mut(slot).state = State::Writing(name);
         self.advance(slot, false);
-        Some((slot, evicted))
+        room
+    }
+
+    /// Evicts the owner's coldest chunks until one more fits into its quota. False if it does not.
+    fn keep_within(&mut self, quota: u64, entry: &Entry, evicted: &mut Vec<Held>) -> bool {
+        // A chunk larger than the quota would cost all the others for nothing.
+        while entry.bytes <= quota && self.order.owned_bytes(entry.owner) + entry.bytes > quota {
+            let Some(rank) = self.order.coldest_of(entry.owner) else { return false };
+            evicted.push(self.evict(rank.slot));
+        }
+        entry.bytes <= quota
     }
 
     fn free_slot(&mut self, stride: u64) -> Option<u32> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use larder_protocol::code::ErrorCode;
 use larder_protocol::message::{Committed, Offload, Offloading, Verdict, Verdicts};
 use larder_protocol::{Checksum, message};
-use larder_tiering::Entry;
+use larder_tiering::{Entry, Owner};
 
-use super::arena::{Held, State};
+use super::arena::{Held, Room, State};
 use super::leases::Pinned;
 use super::registration::Layout;
 use super::sessions::error;
@@ -117,6 +117,7 @@ impl Store {
     ) {
         let id = CommitId(self.number());
         let numbers = self.use_numbers(commit.keys.len());
+        let owner = self.owner_of(commit.tag);
         let mut results = Vec::with_capacity(commit.keys.len());
         let mut copying = 0;
         // The chunk before, or the nearest one there is: keys of one commit are of one prompt, in its order.
@@ -137,7 +138,7 @@ impl Store {
                     self.counts.held_already_chunks += 1;
                     Verdict::Held
                 }
-                None => match self.write_slot(&name, entry(layout, end, parent), used, now) {
+                None => match self.write_slot(&name, entry(layout, end, parent, owner), used, now) {
                     Some(slot) => {
                         copying += 1;
                         parent = Some(slot);
@@ -189,12 +190,17 @@ impl Store {
         used: u64,
         now: Duration,
     ) -> Option<u32> {
-        let (slot, evicted) = self.arena.allocate(name.clone(), entry, used, now)?;
+        let quota = self.quota_of(entry.owner);
+        let Room { slot, evicted, for_quota, over_quota } =
+            self.arena.allocate(name.clone(), entry, quota, used, now);
         self.counts.evicted_chunks += evicted.len() as u64;
+        self.counts.quota_evicted_chunks += for_quota;
+        self.counts.quota_refused_chunks += u64::from(over_quota);
         for gone in evicted {
             self.chunks.remove(&gone.name);
             self.left_host(gone, now);
         }
+        let slot = slot?;
         self.chunks.insert(name.clone(), slot);
         Some(slot)
     }
@@ -254,6 +260,6 @@ impl Store {
     }
 }
 
-fn entry(layout: &Layout, end: u32, parent: Option<u32>) -> Entry {
-    Entry { bytes: layout.stride, tokens: layout.tokens_per_chunk, end, parent }
+fn entry(layout: &Layout, end: u32, parent: Option<u32>, owner: Owner) -> Entry {
+    Entry { bytes: layout.stride, tokens: layout.tokens_per_chunk, end, parent, owner }
 }

@@ -57,6 +57,14 @@ pub struct Counts {
     pub raised_bytes: u64,
     /// Uses not told to the disk tier, since leases pin as much as they may.
     pub unlent_chunks: u64,
+    /// Chunks that explicit pins took hold of.
+    pub pinned_chunks: u64,
+    /// Pins whose time ran out.
+    pub expired_pins: u64,
+    /// Chunks evicted since their tenant was at its quota.
+    pub quota_evicted_chunks: u64,
+    /// Chunks refused since their tenant was at its quota and all of its chunks in use.
+    pub quota_refused_chunks: u64,
     /// Chunks evicted.
     pub evicted_chunks: u64,
     /// Chunks whose checksum was wrong; each is quarantined.
@@ -154,6 +162,12 @@ pub struct Stats {
     pub recipes: u64,
     /// Their bytes, roughly.
     pub recipe_bytes: u64,
+    /// Explicit pins.
+    pub pins: u64,
+    /// Bytes of slots that they keep; a part of `pinned_bytes`.
+    pub pin_bytes: u64,
+    /// Tenants known.
+    pub tenants: u64,
     /// The disk tier; all zero where there is none.
     pub disk: larder_tiering::disk::Stats,
     /// GPUs; put in by whoever has them.

@@ -264,7 +264,8 @@ impl Store {
         if disk.core.loads_left() == 0 {
             return None;
         }
-        let entry = Entry { bytes: layout.stride, tokens: chunk.tokens, end: chunk.end, parent };
+        let (tokens, end, owner) = (chunk.tokens, chunk.end, request.owner);
+        let entry = Entry { bytes: layout.stride, tokens, end, parent, owner };
         let slot = self.take_slot(name, entry, used, now)?;
         self.publish_generations(out);
         let Some(load) = self.step_disk(Input::Wanted { name: name.clone() }, now, out) else {
@@ -385,6 +386,7 @@ impl Store {
     /// Forgets everything that nobody holds.
     pub(super) fn clear(&mut self, ticket: Ticket, now: Duration, out: &mut Vec<Output>) {
         self.touched.clear();
+        self.end_all_pins();
         let mut chunks = 0;
         // Leaves go first, and what they continued becomes one.
         while let Some(rank) = self.arena.order.coldest_beside(0) {

@@ -9,9 +9,9 @@ use super::{SLOTS_PER_EXTENT, Store};
 /// A named check.
 type Invariant = (&'static str, fn(&Store) -> bool);
 
-const INVARIANTS: [Invariant; 11] = [
+const INVARIANTS: [Invariant; 12] = [
     ("every named chunk has its slot, every slot in use its name", names_and_slots_agree),
-    ("pins are exactly what leases and verifications hold", pins_are_holds),
+    ("pins are exactly what leases, verifications, writes and explicit pins hold", pins_are_holds),
     ("a pinned slot is held or quarantined, never free or being written", pinned_slots_are_readable),
     (
         "the order has every chunk, and lets none go that is pinned or being written",
@@ -23,6 +23,7 @@ const INVARIANTS: [Invariant; 11] = [
     ("a generation is even exactly where a chunk can be read", generations_say_readable),
     ("leases, expiries and sessions name each other", leases_are_known_everywhere),
     ("pinned bytes are within their limit", pinned_bytes_are_bounded),
+    ("explicit pins keep within their budgets", explicit_pins_are_bounded),
     ("the disk tier keeps its own invariants, and waits for what the store does", the_disk_tier_agrees),
 ];
 
@@ -137,6 +138,10 @@ fn leases_are_known_everywhere(store: &Store) -> bool {
 
 fn the_disk_tier_agrees(store: &Store) -> bool {
     store.disk.as_ref().is_none_or(|disk| disk.check_invariants().is_ok())
+}
+
+fn explicit_pins_are_bounded(store: &Store) -> bool {
+    store.pins.check_invariants().is_ok() && store.pins.bytes() <= store.arena.pinned_bytes
 }
 
 fn pinned_bytes_are_bounded(store: &Store) -> bool {

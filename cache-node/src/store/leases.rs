@@ -182,13 +182,15 @@ impl Store {
         }
     }
 
-    /// How often each slot is held by leases, verifications and writes to disk.
+    /// How often each slot is held by leases, verifications, writes to disk and pins.
     pub(super) fn holds(&self) -> BTreeMap<u32, u32> {
         let leased = self.leases.values().flat_map(|lease| &lease.chunks);
         let opening = self.openings.values().flat_map(|opening| &opening.chunks);
         let written = self.disk.iter().flat_map(DiskTier::written);
         let mut holds = BTreeMap::new();
-        leased.chain(opening).chain(written).for_each(|pinned| *holds.entry(pinned.slot).or_default() += 1);
+        let pinned = self.pins.iter().flat_map(|(_, pin)| pin.slots.iter().map(|(slot, _)| *slot));
+        let slots = leased.chain(opening).chain(written).map(|pinned| pinned.slot).chain(pinned);
+        slots.for_each(|slot| *holds.entry(slot).or_default() += 1);
         holds
     }
 }

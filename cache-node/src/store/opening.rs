@@ -6,6 +6,7 @@ use larder_protocol::code::MissReason;
 use larder_protocol::control::{StageAnswer, StageReason};
 use larder_protocol::message::{Grant, Leased, Lookup, Miss, Pending, ToEngine};
 use larder_protocol::{BlockKey, LeaseId, StoreNamespace, Tag, Version};
+use larder_tiering::Owner;
 
 use super::disk::Raising;
 use super::leases::{Lease, Pinned};
@@ -90,6 +91,7 @@ impl Store {
             namespace: layout.namespace,
             tokens_per_chunk: layout.tokens_per_chunk,
             lease: fresh,
+            owner: self.owner_of(lookup.tag),
             stop_at: now.saturating_add(self.settings.lookup_deadline),
             asker: Asker::Lookup { connection, id: lookup.id, may_wait },
         };
@@ -361,6 +363,8 @@ pub(super) struct OpeningRequest {
     pub(super) namespace: StoreNamespace,
     pub(super) tokens_per_chunk: u32,
     pub(super) lease: LeaseId,
+    /// Whose prompt it is.
+    pub(super) owner: Owner,
     pub(super) stop_at: Duration,
     pub(super) asker: Asker,
 }

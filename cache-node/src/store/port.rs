@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use larder_protocol::control::{StageAnswer, StageRequest};
+use larder_protocol::control::{
+    PinAnswer, PinRequest, QuotaAnswer, QuotaRequest, ReleaseRequest, StageAnswer, StageRequest,
+};
 use larder_protocol::message::{Registered, ToEngine, ToNode};
-use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId};
+use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId, PinId};
 
 use larder_tiering::disk::{Chunk, Location};
 
@@ -110,6 +112,29 @@ pub enum Input {
         ticket: Ticket,
         /// The request.
         request: StageRequest,
+    },
+    /// Somebody asks to keep the beginning of a prompt.
+    Pin {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// The request.
+        request: PinRequest,
+        /// A fresh random id for the pin.
+        fresh: PinId,
+    },
+    /// Somebody gives a lease or a pin back.
+    GiveBack {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// The request.
+        request: ReleaseRequest,
+    },
+    /// Somebody sets a tenant's quota.
+    SetQuota {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// The request.
+        request: QuotaRequest,
     },
     /// Something of the disk tier happened outside.
     Disk(DiskInput),
@@ -275,6 +300,27 @@ pub enum Output {
         at: Location,
         /// What it must be. Answered by `Scrubbed` of [`DiskInput`].
         chunk: Chunk,
+    },
+    /// Answer whoever asked for a pin.
+    Pinned {
+        /// Which question.
+        ticket: Ticket,
+        /// Its answer.
+        answer: PinAnswer,
+    },
+    /// Answer whoever gave something back.
+    Released {
+        /// Which question.
+        ticket: Ticket,
+        /// Whether it was there.
+        released: bool,
+    },
+    /// Answer whoever set a quota.
+    QuotaSet {
+        /// Which question.
+        ticket: Ticket,
+        /// Its answer; none if no more tenants can be known.
+        answer: Option<QuotaAnswer>,
     },
     /// Answer whoever had everything forgotten.
     Cleared {

@@ -14,9 +14,9 @@ use crate::recipe::{EndKey, PromptChain};
 const VERIFY_SHARE: f64 = 0.75;
 
 /// What a chain leads to in this node.
-struct Plan {
-    session: SessionId,
-    keys: Vec<EndKey>,
+pub(super) struct Plan {
+    pub(super) session: SessionId,
+    pub(super) keys: Vec<EndKey>,
 }
 
 impl Store {
@@ -32,8 +32,8 @@ impl Store {
         let tag = request.tag.unwrap_or(Tag(fresh.0));
         let chain = chain_of(request);
         // Noted whatever comes of it: the engine will report this prompt's keys under the same tag.
-        self.recipes.note_chain(tag, &chain);
-        let plan = match self.plan(request, &chain) {
+        self.recipes.note_chain(tag, &chain, request.tenant.as_deref());
+        let plan = match self.plan(request.engine.as_deref(), &chain) {
             Ok(plan) => plan,
             Err(reason) => {
                 self.counts.staged_nothing += 1;
@@ -52,6 +52,7 @@ impl Store {
             namespace: layout.namespace,
             tokens_per_chunk: layout.tokens_per_chunk,
             lease: fresh,
+            owner: self.owner_of(Some(tag)),
             stop_at,
             asker: Asker::Stage { ticket, tag, named, needed_by: stop_at, ends },
         };
@@ -62,7 +63,7 @@ impl Store {
 
     /// What staging would give, by the catalog alone.
     pub(super) fn probe(&mut self, ticket: Ticket, request: &StageRequest, out: &mut Vec<Output>) {
-        let answer = match self.plan(request, &chain_of(request)) {
+        let answer = match self.plan(request.engine.as_deref(), &chain_of(request)) {
             Err(reason) => StageAnswer { tag: request.tag, ..nothing(Tag(0), reason) },
             Ok(plan) => self.outlook(&plan, request),
         };
@@ -96,8 +97,9 @@ impl Store {
         }
     }
 
-    fn plan(&mut self, request: &StageRequest, chain: &PromptChain) -> Result<Plan, StageReason> {
-        let session = self.session_named(request.engine.as_deref()).map_err(|none| match none {
+    /// What a prompt is believed to begin with, in the words of the engine of this name.
+    pub(super) fn plan(&mut self, engine: Option<&str>, chain: &PromptChain) -> Result<Plan, StageReason> {
+        let session = self.session_named(engine).map_err(|none| match none {
             NoSession::None => StageReason::NoEngine,
             NoSession::Ambiguous => StageReason::AmbiguousEngine,
             NoSession::NotReady => StageReason::NotReady,

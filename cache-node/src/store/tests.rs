@@ -7,12 +7,14 @@ use larder_protocol::message::{
 use larder_protocol::{BlockKey, Checksum, Tag};
 
 use larder_tiering::disk::{Chunk, Limits, LoadFault, Location, WriteFault};
+use larder_tiering::pins::Budgets;
 
 use super::*;
 
 mod disk;
 mod ending;
 mod moving;
+mod pinning;
 mod random;
 mod serving;
 mod world;
@@ -39,6 +41,10 @@ fn settings() -> Settings {
         verifications_max: 16,
         copies_max: 64,
         pinned_bytes_max: 3 * MIB,
+        pins: Budgets { space_bytes_max: MIB, bytes_max: MIB + MIB / 2, pins_max: 16 },
+        pin_ttl_max: Duration::from_secs(3600),
+        tenant_bytes_max: None,
+        tenant_quotas: Vec::new(),
         recipe_bytes_max: 1 << 20,
         hello_timeout: Duration::from_secs(5),
         scrub_bytes_per_s: 0,

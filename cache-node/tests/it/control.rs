@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use larder_client::{Client, Settings};
-use larder_protocol::control::{ChainPoint, StageReason, StageRequest};
+use larder_protocol::control::{
+    ChainPoint, PinRequest, QuotaRequest, ReleaseRequest, StageReason, StageRequest,
+};
 use larder_protocol::message::Verdict;
 use larder_protocol::{Tag, ToEngine};
 use serde_json::{Value, json};
@@ -23,6 +25,7 @@ fn request(tag: u128, runs: u64, engine: Option<&str>) -> StageRequest {
         engine: engine.map(str::to_owned),
         deadline_ms: Some(10_000),
         max_bytes: None,
+        tenant: None,
     }
 }
 
@@ -73,6 +76,41 @@ fn a_prompt_is_staged_for_another_engine() {
         let which = client.stage(&request(5, 30, None), PATIENT).await.unwrap();
         assert_eq!(which.reason, StageReason::AmbiguousEngine);
         client.health(PATIENT).await.unwrap();
+    });
+}
+
+/// A prompt is pinned through a flood that would take it, released, and a tenant kept to its quota.
+#[test]
+fn pins_and_quotas_over_the_control_api() {
+    let node = node::start("quotas = { tenants = [{ name = \"small\", size = \"1MiB\" }] }");
+    let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    block_on(async {
+        let client = client(&node);
+        client.stage(&request(1, 9, None), PATIENT).await.unwrap();
+        assert!(matches!(engine.lookup_tagged(0..8, Some(Tag(1))), ToEngine::Miss(_)));
+        assert_eq!(engine.offload(0..8), [Verdict::Accepted; 8]);
+        let StageRequest { chain, run_bytes, prompt_bytes, .. } = request(2, 9, None);
+        let pin =
+            PinRequest { chain, run_bytes, prompt_bytes, engine: None, ttl_ms: 3_600_000, max_bytes: None };
+        let answer = client.pin(&pin, PATIENT).await.unwrap();
+        assert_eq!((answer.chunks, answer.reason), (8, StageReason::Staged));
+        (1..100).for_each(|prompt| drop(engine.offload(prompt * 1000..prompt * 1000 + 8)));
+        assert!(node.stat("evicted_chunks_total") > 0);
+        assert_eq!(engine.load_and_compare(0..8), 8);
+        let pins = client.pins(PATIENT).await.unwrap();
+        assert_eq!((pins.pins.len(), pins.pins[0].pin, pins.bytes), (1, answer.pin, answer.bytes));
+        assert_eq!(pins.pins[0].namespace, engine.registered.namespace.to_string());
+        let release = ReleaseRequest { lease: None, pin: answer.pin };
+        assert!(client.release(&release, PATIENT).await.unwrap().released);
+        assert!(!client.release(&release, PATIENT).await.unwrap().released);
+        assert_eq!((node.stat("pins"), node.stat("pin_bytes")), (0, 0));
+        let quota = |max_bytes| QuotaRequest { tenant: "big".to_owned(), max_bytes };
+        let set = client.set_quota(&quota(Some(7 << 20)), PATIENT).await.unwrap();
+        assert_eq!((set.tenant.max_bytes, set.tenant.held_bytes, set.evicted_chunks), (Some(7 << 20), 0, 0));
+        let quotas = client.quotas(PATIENT).await.unwrap();
+        let sizes: Vec<(&str, Option<u64>)> =
+            quotas.tenants.iter().map(|it| (it.tenant.as_str(), it.max_bytes)).collect();
+        assert_eq!(sizes, [("big", Some(7 << 20)), ("small", Some(1 << 20))]);
     });
 }
 

@@ -144,6 +144,7 @@ fn staging_waits_for_the_disk() {
         engine: Some("http://one".to_owned()),
         deadline_ms: Some(20_000),
         max_bytes: None,
+        tenant: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = Client::new(Settings::new(node.address.parse().unwrap()));

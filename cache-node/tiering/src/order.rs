@@ -10,6 +10,15 @@ use std::time::Duration;
 
 use crate::{Uses, Worth};
 
+/// Who stored a chunk, and whose quota it counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Owner(pub u32);
+
+impl Owner {
+    /// Nobody in particular: without a quota.
+    pub const NOBODY: Self = Self(0);
+}
+
 /// What is known of a chunk when it enters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -21,6 +30,8 @@ pub struct Entry {
     pub end: u32,
     /// The chunk before it, or the nearest one known.
     pub parent: Option<u32>,
+    /// Who brought it.
+    pub owner: Owner,
 }
 
 /// A chunk's place in the order; the lowest goes first.
@@ -39,6 +50,7 @@ struct Chunk {
     bytes: u64,
     tokens: u32,
     end: u32,
+    owner: Owner,
     parent: Option<u32>,
     children: BTreeSet<u32>,
     uses: Uses,
@@ -57,6 +69,15 @@ impl Chunk {
     }
 }
 
+/// The chunks of one owner.
+#[derive(Debug, Default)]
+struct Owned {
+    bytes: u64,
+    chunks: u64,
+    /// Those that nobody holds and nothing continues.
+    leaves: BTreeSet<Rank>,
+}
+
 /// The chunks of one tier.
 #[derive(Debug)]
 pub struct Order {
@@ -64,22 +85,30 @@ pub struct Order {
     chunks: HashMap<u32, Chunk>,
     /// By class, those that nobody holds and nothing continues.
     leaves: BTreeMap<u64, BTreeSet<Rank>>,
+    /// By owner, all but [`Owner::NOBODY`]'s.
+    owned: BTreeMap<Owner, Owned>,
 }
 
 impl Order {
     /// An empty tier, in which a use counts half after each `half_life`.
     pub fn new(half_life: Duration) -> Self {
-        Self { half_life, chunks: HashMap::new(), leaves: BTreeMap::new() }
+        Self { half_life, chunks: HashMap::new(), leaves: BTreeMap::new(), owned: BTreeMap::new() }
     }
 
     /// A chunk enters at `slot`, held once (it is being written), used now. `used` grows with every use of any chunk.
     /// A parent that is not here, or ends no earlier, is none.
     pub fn enter(&mut self, slot: u32, entry: Entry, used: u64, now: Duration) {
         self.remove(slot);
-        let Entry { bytes, tokens, end, parent } = entry;
+        let Entry { bytes, tokens, end, parent, owner } = entry;
         let uses = Uses::first(now, self.half_life);
         let children = BTreeSet::new();
-        self.chunks.insert(slot, Chunk { bytes, tokens, end, parent: None, children, uses, used, holds: 1 });
+        let chunk = Chunk { bytes, tokens, end, owner, parent: None, children, uses, used, holds: 1 };
+        self.chunks.insert(slot, chunk);
+        if owner != Owner::NOBODY {
+            let owned = self.owned.entry(owner).or_default();
+            owned.bytes += bytes;
+            owned.chunks += 1;
+        }
         if let Some(parent) = parent {
             self.link(slot, parent);
         }
@@ -122,7 +151,14 @@ impl Order {
     /// The chunk is gone, whatever the reason. Chunks that continue it stay, as roots.
     pub fn remove(&mut self, slot: u32) {
         let Some(gone) = self.chunks.remove(&slot) else { return };
-        self.unlist(gone.bytes, &gone.rank(slot));
+        self.unlist(gone.bytes, gone.owner, &gone.rank(slot));
+        if let Some(owned) = self.owned.get_mut(&gone.owner) {
+            owned.bytes -= gone.bytes;
+            owned.chunks -= 1;
+            if owned.chunks == 0 {
+                self.owned.remove(&gone.owner);
+            }
+        }
         for child in gone.children {
             self.change(child, |chunk| chunk.parent = None);
         }
@@ -142,6 +178,16 @@ impl Order {
     pub fn coldest_beside(&self, class: u64) -> Option<Rank> {
         let others = self.leaves.iter().filter(|(other, _)| **other != class);
         others.filter_map(|(_, leaves)| leaves.first().copied()).min()
+    }
+
+    /// An owner's chunk that goes first, of whatever class; none of [`Owner::NOBODY`]'s.
+    pub fn coldest_of(&self, owner: Owner) -> Option<Rank> {
+        self.owned.get(&owner)?.leaves.first().copied()
+    }
+
+    /// What an owner's chunks take, in bytes; 0 for [`Owner::NOBODY`].
+    pub fn owned_bytes(&self, owner: Owner) -> u64 {
+        self.owned.get(&owner).map_or(0, |owned| owned.bytes)
     }
 
     /// These chunks and all that continue them, in an order in which each goes before what it continues: what has to
@@ -189,6 +235,9 @@ impl Order {
         if !right || listed != leaves.count() {
             return Err("exactly the chunks that nobody holds and nothing continues may go");
         }
+        if !self.owners_agree() {
+            return Err("each owner has its chunks' bytes, and those of its chunks that may go");
+        }
         let child_of = |child: &u32, slot: &u32, end: u32| {
             self.chunks.get(child).is_some_and(|child| child.parent == Some(*slot) && child.end > end)
         };
@@ -203,21 +252,41 @@ impl Order {
         if down && up { Ok(()) } else { Err("parents and children name each other, and children end later") }
     }
 
+    fn owners_agree(&self) -> bool {
+        let mut by_owner: BTreeMap<Owner, Owned> = BTreeMap::new();
+        for (slot, chunk) in self.chunks.iter().filter(|(_, chunk)| chunk.owner != Owner::NOBODY) {
+            let owned = by_owner.entry(chunk.owner).or_default();
+            owned.bytes += chunk.bytes;
+            owned.chunks += 1;
+            owned.leaves.extend(chunk.may_go().then(|| chunk.rank(*slot)));
+        }
+        let same = |(one, other): (&Owned, &Owned)| {
+            (one.bytes, one.chunks, &one.leaves) == (other.bytes, other.chunks, &other.leaves)
+        };
+        by_owner.keys().eq(self.owned.keys()) && by_owner.values().zip(self.owned.values()).all(same)
+    }
+
     /// Changes a chunk and keeps the list of leaves right. Nothing happens if it is not here.
     fn change(&mut self, slot: u32, change: impl FnOnce(&mut Chunk)) {
         let Some(chunk) = self.chunks.get_mut(&slot) else { return };
         let (before, listed) = (chunk.rank(slot), chunk.may_go());
         change(chunk);
-        let (after, lists, class) = (chunk.rank(slot), chunk.may_go(), chunk.bytes);
+        let (after, lists, class, owner) = (chunk.rank(slot), chunk.may_go(), chunk.bytes, chunk.owner);
         if listed && (!lists || before != after) {
-            self.unlist(class, &before);
+            self.unlist(class, owner, &before);
         }
         if lists {
             self.leaves.entry(class).or_default().insert(after);
+            if let Some(owned) = self.owned.get_mut(&owner) {
+                owned.leaves.insert(after);
+            }
         }
     }
 
-    fn unlist(&mut self, class: u64, rank: &Rank) {
+    fn unlist(&mut self, class: u64, owner: Owner, rank: &Rank) {
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            owned.leaves.remove(rank);
+        }
         if let Some(leaves) = self.leaves.get_mut(&class) {
             leaves.remove(rank);
             if leaves.is_empty() {

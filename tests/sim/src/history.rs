@@ -159,6 +159,7 @@ impl History {
             engine: Some(engine),
             deadline_ms: self.rng.once_in(2).then_some(50),
             max_bytes: None,
+            tenant: None,
         };
         let (ticket, fresh) = (Ticket(self.numbers), LeaseId(u128::from(self.numbers)));
         self.world.step(Input::Stage { ticket, request, fresh })

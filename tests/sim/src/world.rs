@@ -15,6 +15,7 @@ use larder_cache_node::store::{
 use larder_cache_node::transfer::disk::tellings;
 use larder_protocol::{NodeId, ToEngine, chunk_checksum};
 use larder_tiering::disk::{BLOCK_BYTES, Chunk, Limits, Location};
+use larder_tiering::pins::Budgets;
 
 const MIB: u64 = 1 << 20;
 
@@ -67,6 +68,10 @@ fn settings(runs: u128, verify: Verify) -> Settings {
         verifications_max: 16,
         copies_max: 64,
         pinned_bytes_max: 3 * MIB,
+        pins: Budgets { space_bytes_max: 1 << 20, bytes_max: 1 << 20, pins_max: 16 },
+        pin_ttl_max: Duration::from_secs(3600),
+        tenant_bytes_max: None,
+        tenant_quotas: Vec::new(),
         recipe_bytes_max: 1 << 20,
         hello_timeout: Duration::from_secs(5),
         scrub_bytes_per_s: MIB,
@@ -179,6 +184,9 @@ impl World {
             | Output::Forget { .. }
             | Output::Damaged { .. }
             | Output::Device(_)
+            | Output::Pinned { .. }
+            | Output::Released { .. }
+            | Output::QuotaSet { .. }
             | Output::Cleared { .. } => {}
         }
         Ok(())

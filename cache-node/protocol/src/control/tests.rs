@@ -9,6 +9,7 @@ fn request() -> StageRequest {
         engine: Some("http://10.0.0.11:8000".into()),
         deadline_ms: Some(50),
         max_bytes: None,
+        tenant: None,
     }
 }
 
@@ -48,4 +49,20 @@ fn wrong_ids_and_points_are_refused() {
         let text = serde_json::to_string(&request()).unwrap().replacen(good, bad, 1);
         assert!(serde_json::from_str::<StageRequest>(&text).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_release_names_a_lease_or_a_pin() {
+    let json = r#"{"pin":"0000000000000000000000000000002a"}"#;
+    let request: ReleaseRequest = serde_json::from_str(json).unwrap();
+    assert_eq!(request, ReleaseRequest { lease: None, pin: Some(crate::PinId(42)) });
+    assert_eq!(serde_json::to_string(&request).unwrap(), json);
+    assert!(serde_json::from_str::<ReleaseRequest>(r#"{"pin":"2a"}"#).is_err());
+}
+
+#[test]
+fn a_quota_answer_is_one_object() {
+    let tenant = TenantQuota { tenant: "a".to_owned(), max_bytes: None, held_bytes: 3 };
+    let json = serde_json::to_string(&QuotaAnswer { tenant, evicted_chunks: 1 }).unwrap();
+    assert_eq!(json, r#"{"tenant":"a","max_bytes":null,"held_bytes":3,"evicted_chunks":1}"#);
 }

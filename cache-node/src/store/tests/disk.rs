@@ -95,6 +95,7 @@ fn stage(world: &mut World, deadline_ms: Option<u32>) {
         engine: Some("e1".into()),
         deadline_ms,
         max_bytes: None,
+        tenant: None,
     };
     let fresh = world.fresh();
     world.step(Input::Stage { ticket: Ticket(1), request, fresh });

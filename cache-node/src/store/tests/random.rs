@@ -1,6 +1,8 @@
 //! Seeded random histories: whatever engines, proxies, jobs and clocks do, in any order, the invariants hold (checked
 //! by the world after every step), nobody reads bytes that are not its key's, and everything comes back in the end.
 
+use larder_protocol::PinId;
+use larder_protocol::control::{PinRequest, QuotaRequest, ReleaseRequest, TenantQuota};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,6 +21,10 @@ enum Happening {
     Load { which: usize },
     Complete { which: usize },
     Release { which: usize },
+    Pin { n: u64, first: u64, runs: u64, seconds: u64 },
+    Unpin { which: usize },
+    Quota { tenant: u64, chunks: Option<u64> },
+    Clear,
     Work { which: usize },
     Damage { nth: usize },
     Rot { nth: usize },
@@ -37,6 +43,12 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => any::<usize>().prop_map(|which| Happening::Load { which }),
         3 => any::<usize>().prop_map(|which| Happening::Complete { which }),
         2 => any::<usize>().prop_map(|which| Happening::Release { which }),
+        2 => (0_u64..4, 0_u64..60, 1_u64..12, 0_u64..60)
+            .prop_map(|(n, first, runs, seconds)| Happening::Pin { n, first, runs, seconds }),
+        1 => any::<usize>().prop_map(|which| Happening::Unpin { which }),
+        1 => (0_u64..3, prop::option::of(0_u64..12))
+            .prop_map(|(tenant, chunks)| Happening::Quota { tenant, chunks }),
+        1 => Just(Happening::Clear),
         16 => any::<usize>().prop_map(|which| Happening::Work { which }),
         1 => any::<usize>().prop_map(|nth| Happening::Damage { nth }),
         1 => any::<usize>().prop_map(|nth| Happening::Rot { nth }),
@@ -98,6 +110,14 @@ impl History {
             Happening::Load { which } => self.load(which),
             Happening::Complete { which } => self.complete(which),
             Happening::Release { which } => self.release(which),
+            Happening::Pin { n, first, runs, seconds } => self.pin(n, first, runs, seconds),
+            Happening::Unpin { which } => self.unpin(which),
+            Happening::Quota { tenant, chunks } => {
+                let max_bytes = chunks.map(|chunks| chunks * CHUNK);
+                let request = QuotaRequest { tenant: format!("t{tenant}"), max_bytes };
+                self.world.step(Input::SetQuota { ticket: Ticket(0), request });
+            }
+            Happening::Clear => self.world.step(Input::Clear { ticket: Ticket(0) }),
             Happening::Work { which } => {
                 if !self.world.jobs.is_empty() {
                     let index = which % self.world.jobs.len();
@@ -117,6 +137,7 @@ impl History {
         }
         self.hear();
         self.readers_see_their_bytes();
+        self.tenants_are_within_their_quotas();
     }
 
     fn connect(&mut self, n: u64, large: bool) {
@@ -161,7 +182,7 @@ impl History {
         let Some(scheduler) = self.scheduler(n) else { return };
         let session = self.world.session(scheduler);
         if self.world.store.sessions[&session].region_busy.is_empty() {
-            self.world.commit(scheduler, first..first + count, None);
+            self.world.commit(scheduler, first..first + count, Some(Tag(u128::from(first))));
         }
     }
 
@@ -189,9 +210,46 @@ impl History {
             engine: Some(format!("e{run}")),
             deadline_ms: None,
             max_bytes: None,
+            tenant: (first % 4 < 3).then(|| format!("t{}", first % 4)),
         };
         let fresh = self.world.fresh();
         self.world.step(Input::Stage { ticket: Ticket(self.tickets), request, fresh });
+    }
+
+    fn pin(&mut self, n: u64, first: u64, runs: u64, seconds: u64) {
+        let Some((run, _)) = self.engines.get(&n) else { return };
+        self.tickets += 1;
+        let request = PinRequest {
+            chain: (0..runs).map(|index| ChainPoint(first * 1000 + index)).collect(),
+            run_bytes: 128,
+            prompt_bytes: runs * 128,
+            engine: Some(format!("e{run}")),
+            ttl_ms: seconds * 1000,
+            max_bytes: None,
+        };
+        let fresh = PinId(u128::from(self.tickets));
+        self.world.step(Input::Pin { ticket: Ticket(self.tickets), request, fresh });
+    }
+
+    fn unpin(&mut self, which: usize) {
+        let pins = self.world.store.pins(self.world.now).pins;
+        if !pins.is_empty() {
+            let request = ReleaseRequest { lease: None, pin: pins[which % pins.len()].pin };
+            self.world.step(Input::GiveBack { ticket: Ticket(0), request });
+            assert_eq!(self.world.released.pop(), Some(true));
+        }
+    }
+
+    /// Nobody has more than their quota but what is in use.
+    fn tenants_are_within_their_quotas(&mut self) {
+        let over = |tenant: &TenantQuota| tenant.max_bytes.is_some_and(|max| tenant.held_bytes > max);
+        if self.world.store.quotas().tenants.iter().any(over) {
+            // What was in use when the quota was set may have come free since.
+            self.world.step(Input::Tick);
+            for tenant in self.world.store.quotas().tenants.iter().filter(|tenant| over(tenant)) {
+                assert!(self.world.store.are_all_in_use(&tenant.tenant), "{tenant:?}");
+            }
+        }
     }
 
     /// Takes in what was said since: leases and grants, with what their chunks must read as.
@@ -280,6 +338,7 @@ impl History {
         self.world.work_all();
         let stats = self.world.store.stats();
         assert_eq!((stats.pinned_bytes, stats.leases, stats.sessions), (0, 0, 0));
+        assert_eq!((stats.pins, stats.pin_bytes), (0, 0));
         assert_eq!((stats.verifications, stats.copies, stats.writing_slots), (0, 0, 0));
         assert_eq!((stats.disk.writes, stats.disk.loads), (0, 0));
         assert!(self.world.store.waiting.is_empty());

@@ -556,6 +556,7 @@ fn stage_request(tag: u128, runs: std::ops::Range<u64>, engine: &str) -> StageRe
         engine: Some(engine.into()),
         deadline_ms: Some(50),
         max_bytes: None,
+        tenant: None,
     }
 }
 

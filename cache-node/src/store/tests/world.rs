@@ -1,6 +1,8 @@
 //! A world for the store: it carries out outputs on a model of the slab, keeps what was said to whom, and checks
 //! every invariant after every step.
 
+use larder_protocol::control::{PinAnswer, QuotaAnswer};
+
 use super::*;
 
 /// What a slot's bytes stand for in the model: whose chunk, and whether a test damaged it.
@@ -34,6 +36,9 @@ pub(super) struct World {
     pub(super) scrubs: Vec<(ChunkName, Location, Chunk)>,
     pub(super) device: Vec<DeviceOp>,
     pub(super) cleared: Vec<(u64, u64)>,
+    pub(super) pinned: Vec<PinAnswer>,
+    pub(super) released: Vec<bool>,
+    pub(super) quotas: Vec<Option<QuotaAnswer>>,
     pub(super) said: Vec<(ConnectionId, ToEngine)>,
     pub(super) answers: Vec<(Ticket, larder_protocol::control::StageAnswer)>,
     pub(super) closed: Vec<ConnectionId>,
@@ -54,6 +59,9 @@ impl World {
             scrubs: Vec::new(),
             device: Vec::new(),
             cleared: Vec::new(),
+            pinned: Vec::new(),
+            released: Vec::new(),
+            quotas: Vec::new(),
             said: Vec::new(),
             answers: Vec::new(),
             closed: Vec::new(),
@@ -124,6 +132,9 @@ impl World {
             Output::Disk { op, offset } => self.jobs.push(Job::Disk { op, offset }),
             Output::Device(op) => self.device.push(op),
             Output::Scrub { name, at, chunk } => self.scrubs.push((name, at, chunk)),
+            Output::Pinned { answer, .. } => self.pinned.push(answer),
+            Output::Released { released, .. } => self.released.push(released),
+            Output::QuotaSet { answer, .. } => self.quotas.push(answer),
             Output::Cleared { chunks, kept, .. } => self.cleared.push((chunks, kept)),
             Output::Verify { verify, checks, .. } => self.jobs.push(Job::Verify { verify, checks }),
             Output::Damaged { flip, .. } => {

@@ -8,7 +8,7 @@ const HALF_LIFE: Duration = Duration::from_secs(100);
 const CLASSES: [u64; 2] = [4096, 65_536];
 
 fn entry(bytes: u64, end: u32, parent: Option<u32>) -> Entry {
-    Entry { bytes, tokens: 32, end, parent }
+    Entry { bytes, tokens: 32, end, parent, owner: Owner::NOBODY }
 }
 
 /// A chunk that is written at once.
@@ -65,27 +65,31 @@ fn a_circle_cannot_be_told() {
 /// One thing that happens; slots below 12.
 #[derive(Debug, Clone)]
 enum Happening {
-    Enter { slot: u32, class: usize, tokens: u32, end: u32, parent: Option<u32> },
+    Enter { slot: u32, class: usize, tokens: u32, end: u32, parent: Option<u32>, owner: u32 },
     Link { slot: u32, parent: u32 },
     Touch { slot: u32 },
     Hold { slot: u32 },
     Release { slot: u32 },
     Remove { slot: u32 },
     Evict { class: usize },
+    EvictOf { owner: u32 },
     Wait { seconds: u64 },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
     let slot = 0_u32..12;
     prop_oneof![
-        6 => (slot.clone(), 0_usize..2, 1_u32..200, 1_u32..9, prop::option::of(slot.clone()))
-            .prop_map(|(slot, class, tokens, end, parent)| Happening::Enter { slot, class, tokens, end, parent }),
+        6 => (slot.clone(), 0_usize..2, 1_u32..200, 1_u32..9, prop::option::of(slot.clone()), 0_u32..3)
+            .prop_map(|(slot, class, tokens, end, parent, owner)| {
+                Happening::Enter { slot, class, tokens, end, parent, owner }
+            }),
         4 => (slot.clone(), slot.clone()).prop_map(|(slot, parent)| Happening::Link { slot, parent }),
         5 => slot.clone().prop_map(|slot| Happening::Touch { slot }),
         2 => slot.clone().prop_map(|slot| Happening::Hold { slot }),
         8 => slot.clone().prop_map(|slot| Happening::Release { slot }),
         1 => slot.prop_map(|slot| Happening::Remove { slot }),
         3 => (0_usize..2).prop_map(|class| Happening::Evict { class }),
+        2 => (0_u32..3).prop_map(|owner| Happening::EvictOf { owner }),
         4 => (1_u64..300).prop_map(|seconds| Happening::Wait { seconds }),
     ]
 }
@@ -105,6 +109,8 @@ struct Oracle {
     now: u64,
     /// The planted mistake: forgets that parents stay while a child lives.
     parents_go: bool,
+    /// Another: counts everybody's chunks for everybody.
+    all_own_all: bool,
 }
 
 impl Oracle {
@@ -138,21 +144,24 @@ impl Oracle {
         chunk.holds == 0 && (self.parents_go || !continued)
     }
 
-    fn lowest(&self, class: u64) -> Option<f64> {
-        let fitting = self.chunks.iter().filter(|chunk| chunk.entry.bytes == class && self.may_go(chunk));
+    fn owns(&self, owner: u32, chunk: &Plain) -> bool {
+        owner > 0 && (self.all_own_all || chunk.entry.owner == Owner(owner))
+    }
+
+    fn lowest(&self, wanted: impl Fn(&Plain) -> bool) -> Option<f64> {
+        let fitting = self.chunks.iter().filter(|chunk| wanted(chunk) && self.may_go(chunk));
         fitting.map(|chunk| self.worth(chunk)).min_by(f64::total_cmp)
     }
 }
 
 /// Plays a history on both; says where they first differ.
-fn play(happenings: &[Happening], parents_go: bool) -> Result<(), String> {
+fn play(happenings: &[Happening], mut oracle: Oracle) -> Result<(), String> {
     let mut order = Order::new(HALF_LIFE);
-    let mut oracle = Oracle { parents_go, ..Oracle::default() };
     for (used, happening) in (0..).zip(happenings) {
         let now = Duration::from_secs(oracle.now);
         match *happening {
-            Happening::Enter { slot, class, tokens, end, parent } => {
-                let entry = Entry { bytes: CLASSES[class], tokens, end, parent };
+            Happening::Enter { slot, class, tokens, end, parent, owner } => {
+                let entry = Entry { bytes: CLASSES[class], tokens, end, parent, owner: Owner(owner) };
                 order.enter(slot, entry, used, now);
                 oracle.remove(slot);
                 let entry = Entry { parent: None, ..entry };
@@ -192,12 +201,34 @@ fn play(happenings: &[Happening], parents_go: bool) -> Result<(), String> {
                     oracle.remove(rank.slot);
                 }
             }
+            Happening::EvictOf { owner } => {
+                if let Some(rank) = order.coldest_of(Owner(owner)) {
+                    order.remove(rank.slot);
+                    oracle.remove(rank.slot);
+                }
+            }
             Happening::Wait { seconds } => oracle.now += seconds,
         }
         order.check_invariants()?;
         compare(&order, &oracle).map_err(|what| format!("{what} after {happening:?}"))?;
     }
     Ok(())
+}
+
+/// Of the chunks that are `wanted`, the right one goes first.
+fn goes_first(oracle: &Oracle, found: Option<Rank>, wanted: impl Fn(&Plain) -> bool) -> Result<(), String> {
+    let found =
+        found.map(|rank| oracle.chunks.iter().find(|chunk| chunk.slot == rank.slot).expect("is there"));
+    match (found, oracle.lowest(&wanted)) {
+        (None, None) => Ok(()),
+        // Worths closer than rounding may go in either order.
+        (Some(chunk), Some(lowest))
+            if wanted(chunk) && oracle.may_go(chunk) && oracle.worth(chunk) <= lowest * (1.0 + 1e-6) =>
+        {
+            Ok(())
+        }
+        (found, lowest) => Err(format!("{found:?} goes first and not the one of {lowest:?}")),
+    }
 }
 
 fn compare(order: &Order, oracle: &Oracle) -> Result<(), String> {
@@ -208,16 +239,14 @@ fn compare(order: &Order, oracle: &Oracle) -> Result<(), String> {
         if order.coldest_beside(class) != order.coldest(other) {
             return Err("another class's coldest".to_owned());
         }
-        let found = order.coldest(class).map(|rank| rank.slot);
-        let found =
-            found.map(|slot| oracle.chunks.iter().find(|chunk| chunk.slot == slot).expect("is there"));
-        match (found, oracle.lowest(class)) {
-            (None, None) => {}
-            // Worths closer than rounding may go in either order.
-            (Some(chunk), Some(lowest))
-                if oracle.may_go(chunk) && oracle.worth(chunk) <= lowest * (1.0 + 1e-6) => {}
-            (found, lowest) => return Err(format!("{found:?} goes first and not the one of {lowest:?}")),
+        goes_first(oracle, order.coldest(class), |chunk| chunk.entry.bytes == class)?;
+    }
+    for owner in 0..3 {
+        let bytes = oracle.chunks.iter().filter(|it| oracle.owns(owner, it)).map(|it| it.entry.bytes).sum();
+        if order.owned_bytes(Owner(owner)) != bytes {
+            return Err(format!("owner {owner} has {bytes} bytes"));
         }
+        goes_first(oracle, order.coldest_of(Owner(owner)), |chunk| oracle.owns(owner, chunk))?;
     }
     for chunk in &oracle.chunks {
         let doomed = order.with_descendants(&[chunk.slot], None);
@@ -235,14 +264,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
     #[test]
     fn what_goes_first_is_what_the_definition_says(happenings in prop::collection::vec(happening(), 1..200)) {
-        prop_assert_eq!(play(&happenings, false), Ok(()));
+        prop_assert_eq!(play(&happenings, Oracle::default()), Ok(()));
     }
 }
 
 /// The control of the test above: held against an oracle with a planted mistake it must fail.
 #[test]
 fn the_comparison_sees_an_order_that_lets_parents_go() {
-    let enter = |slot, end, parent| Happening::Enter { slot, class: 0, tokens: 32, end, parent };
+    let enter = |slot, end, parent| Happening::Enter { slot, class: 0, tokens: 32, end, parent, owner: 0 };
     let release = |slot| Happening::Release { slot };
     let happenings = [
         enter(0, 1, None),
@@ -252,6 +281,18 @@ fn the_comparison_sees_an_order_that_lets_parents_go() {
         Happening::Wait { seconds: 50 },
         Happening::Touch { slot: 1 },
     ];
-    assert_eq!(play(&happenings, false), Ok(()));
-    assert!(play(&happenings, true).unwrap_err().contains("goes first"));
+    assert_eq!(play(&happenings, Oracle::default()), Ok(()));
+    let mistaken = Oracle { parents_go: true, ..Oracle::default() };
+    assert!(play(&happenings, mistaken).unwrap_err().contains("goes first"));
+}
+
+/// And held against one that takes everybody's chunks for everybody's.
+#[test]
+fn the_comparison_sees_whose_chunks_are_whose() {
+    let enter = |slot, owner| Happening::Enter { slot, class: 0, tokens: 32, end: 1, parent: None, owner };
+    let happenings =
+        [enter(0, 1), enter(1, 2), Happening::Release { slot: 0 }, Happening::Release { slot: 1 }];
+    assert_eq!(play(&happenings, Oracle::default()), Ok(()));
+    let mistaken = Oracle { all_own_all: true, ..Oracle::default() };
+    assert!(play(&happenings, mistaken).unwrap_err().contains("owner "));
 }
