@@ -27,7 +27,7 @@ use crate::driver::Event;
 mod routes;
 mod token;
 
-pub use routes::Routes;
+pub use routes::{ROUTES, Route, Routes};
 pub use token::Token;
 
 /// How long the whole of a control request may take. Stage calls have deadlines of their own, far below.

@@ -22,6 +22,57 @@ use crate::driver::Event;
 use crate::metrics;
 use crate::store::{Damage, Stats, TENANTS_MAX};
 
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Whether the node works.
+    Health,
+    /// Whether it serves, and how far it has found what earlier runs left.
+    Ready,
+    /// Figures for Prometheus.
+    Metrics,
+    /// The same as JSON.
+    Stats,
+    /// Make the beginning of a prompt ready.
+    Stage,
+    /// What that would give.
+    Lookup,
+    /// Keep the beginning of a prompt.
+    Pin,
+    /// What is kept.
+    Pins,
+    /// Give a lease or a pin back.
+    Release,
+    /// What a tenant may hold.
+    SetQuota,
+    /// What tenants hold.
+    Quotas,
+    /// Forget everything.
+    Clear,
+    /// Damage a chunk; only with `debug_faults`.
+    Flip,
+    /// Exchange two chunks; only with `debug_faults`.
+    Swap,
+}
+
+/// Every route: what `docs/cache-node-openapi.json` describes.
+pub const ROUTES: &[(Method, &str, Route)] = &[
+    (Method::GET, "/healthz", Route::Health),
+    (Method::GET, "/readyz", Route::Ready),
+    (Method::GET, "/metrics", Route::Metrics),
+    (Method::GET, "/v1/stats", Route::Stats),
+    (Method::POST, "/v1/stage", Route::Stage),
+    (Method::POST, "/v1/lookup", Route::Lookup),
+    (Method::POST, "/v1/pins", Route::Pin),
+    (Method::GET, "/v1/pins", Route::Pins),
+    (Method::POST, "/v1/release", Route::Release),
+    (Method::POST, "/v1/quotas", Route::SetQuota),
+    (Method::GET, "/v1/quotas", Route::Quotas),
+    (Method::POST, "/v1/clear", Route::Clear),
+    (Method::POST, "/debug/flip", Route::Flip),
+    (Method::POST, "/debug/swap", Route::Swap),
+];
+
 /// The control API's routes.
 #[derive(Debug)]
 pub struct Routes {
@@ -73,26 +124,31 @@ impl Routes {
     /// Answers one request.
     pub async fn answer(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
-        let health = path == "/healthz";
-        if !health && self.settings.token.as_ref().is_some_and(|token| !token.allows(request.headers())) {
+        let found = ROUTES.iter().find(|(method, at, _)| method == request.method() && *at == path);
+        let route = found.map(|(.., route)| *route);
+        let open = matches!(route, Some(Route::Health | Route::Ready));
+        if !open && self.settings.token.as_ref().is_some_and(|token| !token.allows(request.headers())) {
             return error(StatusCode::UNAUTHORIZED, "authorization: Bearer TOKEN is required (token_file)");
         }
         let debug = self.settings.debug_faults;
-        let answer = match (request.method(), path) {
-            (&Method::GET, "/healthz") => self.stats().await.map(|_| text("ok")),
-            (&Method::GET, "/metrics") => self.stats().await.map(|stats| text(&metrics::render(&stats))),
-            (&Method::GET, "/v1/stats") => self.stats().await.map(|stats| json(&metrics::json(&stats))),
-            (&Method::POST, "/v1/stage") => self.stage(request).await,
-            (&Method::POST, "/v1/lookup") => self.lookup(request).await,
-            (&Method::POST, "/v1/pins") => self.pin(request).await,
-            (&Method::GET, "/v1/pins") => self.ask(Event::Pins).await.map(|pins| json(&pins)),
-            (&Method::POST, "/v1/release") => self.release(request).await,
-            (&Method::POST, "/v1/quotas") => self.set_quota(request).await,
-            (&Method::GET, "/v1/quotas") => self.ask(Event::Quotas).await.map(|quotas| json(&quotas)),
-            (&Method::POST, "/v1/clear") => self.clear().await,
-            (&Method::POST, "/debug/flip") if debug => self.flip(request).await,
-            (&Method::POST, "/debug/swap") if debug => self.swap(request).await,
-            _ => Err((StatusCode::NOT_FOUND, format!("no {} {path} here", request.method()))),
+        let answer = match route {
+            Some(Route::Health) => self.stats().await.map(|_| text("ok")),
+            Some(Route::Ready) => self.stats().await.map(|stats| text(&readiness(&stats))),
+            Some(Route::Metrics) => self.stats().await.map(|stats| text(&metrics::render(&stats))),
+            Some(Route::Stats) => self.stats().await.map(|stats| json(&metrics::json(&stats))),
+            Some(Route::Stage) => self.stage(request).await,
+            Some(Route::Lookup) => self.lookup(request).await,
+            Some(Route::Pin) => self.pin(request).await,
+            Some(Route::Pins) => self.ask(Event::Pins).await.map(|pins| json(&pins)),
+            Some(Route::Release) => self.release(request).await,
+            Some(Route::SetQuota) => self.set_quota(request).await,
+            Some(Route::Quotas) => self.ask(Event::Quotas).await.map(|quotas| json(&quotas)),
+            Some(Route::Clear) => self.clear().await,
+            Some(Route::Flip) if debug => self.flip(request).await,
+            Some(Route::Swap) if debug => self.swap(request).await,
+            None | Some(Route::Flip | Route::Swap) => {
+                Err((StatusCode::NOT_FOUND, format!("no {} {path} here", request.method())))
+            }
         };
         answer.unwrap_or_else(|(status, text)| error(status, &text))
     }
@@ -229,6 +285,14 @@ fn key_of(hex: &str) -> Result<BlockKey, Refusal> {
     let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
     let refuse = || (StatusCode::BAD_REQUEST, format!("key {hex:?} is not 1 to 64 bytes in hex"));
     bytes.and_then(|bytes| BlockKey::new(&bytes)).ok_or_else(refuse)
+}
+
+/// The node serves from its start; what lies on disk is hit as it is found.
+fn readiness(stats: &Stats) -> String {
+    match stats.disk.unread_segments {
+        0 => "ready".to_owned(),
+        left => format!("ready; {left} segments of earlier runs are not read yet"),
+    }
 }
 
 fn nothing(request: &StageRequest, reason: StageReason) -> StageAnswer {

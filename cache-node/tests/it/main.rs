@@ -11,5 +11,7 @@ mod faults;
 mod gpu;
 mod kills;
 mod node;
+mod openapi;
+mod schema;
 mod selftest;
 mod serving;

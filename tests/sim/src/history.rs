@@ -62,12 +62,12 @@ impl History {
     }
 
     pub(crate) fn run(mut self) -> Result<Report, Failure> {
-        let seed = self.settings.seed;
+        let settings = self.settings;
         for step in 0..self.settings.steps {
-            self.happen().map_err(|what| Failure { seed, step, what })?;
+            self.happen().map_err(|what| Failure { settings, step, what })?;
         }
         let step = self.settings.steps;
-        self.end().map_err(|what| Failure { seed, step, what })?;
+        self.end().map_err(|what| Failure { settings, step, what })?;
         self.report.compared_chunks = self.truth.compared;
         self.report.stored_chunks = self.truth.stored;
         self.report.pending_lookups = self.truth.pending;

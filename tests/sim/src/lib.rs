@@ -28,8 +28,8 @@ pub struct Settings {
 /// What went wrong, and how to see it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The seed.
-    pub seed: u64,
+    /// What was simulated.
+    pub settings: Settings,
     /// After how many things that happened.
     pub step: u64,
     /// What.
@@ -38,10 +38,12 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, step, what } = self;
+        let Self { settings: Settings { seed, steps, verify }, step, what } = self;
+        let checksums = if *verify == Verify::Off { " --checksums-off" } else { "" };
         write!(
             f,
-            "seed {seed} fails at step {step}: {what}; see it again with: larder-sim --from {seed} --seeds 1"
+            "seed {seed} fails at step {step}: {what}; see it again with: larder-sim --from {seed} --seeds 1 \
+             --steps {steps}{checksums}"
         )
     }
 }

@@ -34,7 +34,11 @@ fn with_checksums_off_some_seed_finds_a_wrong_byte() {
         .filter_map(Result::err)
         .find(|failure| failure.what.contains("is not what was stored"));
     let failure = wrong.expect("a planted flip is seen");
-    assert!(failure.to_string().contains(&format!("--from {} --seeds 1", failure.seed)));
+    let line = failure.to_string();
+    let (_, arguments) = line.split_once("larder-sim ").unwrap();
+    let seed = failure.settings.seed;
+    assert_eq!(arguments, format!("--from {seed} --seeds 1 --steps {STEPS} --checksums-off"));
+    assert_eq!(run(failure.settings), Err(failure), "what the line says happens again");
 }
 
 #[test]
