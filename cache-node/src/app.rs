@@ -18,6 +18,7 @@ use crate::driver::{DiskTier, Driver, EVENTS_MAX, Event, Shared, random_id};
 use crate::engine_port::{self, SocketFile};
 use crate::logging;
 use crate::medium::disk::media::{Access, Files, Media, Uring};
+use crate::medium::disk::recipes;
 use crate::medium::memory::{Others, SharedMemory};
 use crate::store::{HALF_LIFE, Input, SLOTS_PER_EXTENT, Settings, Verify};
 use crate::transfer;
@@ -158,7 +159,9 @@ fn disk_tier(
     };
     let media = open_media(disk).map_err(fail)?;
     let length = |segment: &u64| Ok((*segment, media.length(*segment)?));
-    let earlier: io::Result<Vec<(u64, u64)>> = media.segments().map_err(fail)?.iter().map(length).collect();
+    let (earlier_recipes, segments): (Vec<u64>, Vec<u64>) =
+        media.segments().map_err(fail)?.into_iter().partition(|number| *number >= recipes::FIRST);
+    let earlier: io::Result<Vec<(u64, u64)>> = segments.iter().map(length).collect();
     let earlier = earlier.map_err(fail)?;
     let parts = DiskParts {
         media: Arc::clone(&media),
@@ -168,10 +171,11 @@ fn disk_tier(
     };
     let threads = DiskThreads::start(&parts, disk.readers)?;
     let (tell, found) = mpsc::channel(FOUND_WAITING);
-    let to_find = earlier.clone();
-    std::thread::Builder::new()
-        .name("disk-recover".to_owned())
-        .spawn(move || transfer::disk::tell_found(&*media, &to_find, &tell))?;
+    let (to_find, recipes_to_find) = (earlier.clone(), earlier_recipes.clone());
+    std::thread::Builder::new().name("disk-recover".to_owned()).spawn(move || {
+        transfer::disk::tell_recipes(&*media, &recipes_to_find, &tell);
+        transfer::disk::tell_found(&*media, &to_find, &tell);
+    })?;
     let limits = disk::Limits {
         capacity_bytes: disk.capacity_bytes,
         segment_bytes: disk.segment_bytes,
@@ -181,7 +185,7 @@ fn disk_tier(
         loads_max: disk.loads,
         half_life: HALF_LIFE,
     };
-    Ok(DiskTier { limits, earlier, found, threads })
+    Ok(DiskTier { limits, earlier, earlier_recipes, found, threads })
 }
 
 fn open_media(disk: &Disk) -> io::Result<Arc<dyn Media>> {

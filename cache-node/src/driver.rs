@@ -106,6 +106,8 @@ pub struct DiskTier {
     pub limits: Limits,
     /// Segments of earlier runs and their lengths.
     pub earlier: Vec<(u64, u64)>,
+    /// Files of recipes of earlier runs.
+    pub earlier_recipes: Vec<u64>,
     /// Tells what is in them, and ends.
     pub found: mpsc::Receiver<Input>,
     /// The threads.
@@ -161,7 +163,7 @@ impl Driver {
         let mut store = Store::new(settings);
         let (mut threads_of_disk, mut found) = (None, None);
         if let Some(disk) = disk {
-            store = store.with_disk(disk.limits, &disk.earlier);
+            store = store.with_disk(disk.limits, &disk.earlier).with_recipe_log(&disk.earlier_recipes);
             (threads_of_disk, found) = (Some(disk.threads), Some(disk.found));
         }
         let mut tick = tokio::time::interval(TICK);
@@ -267,6 +269,7 @@ impl Driver {
                 for (_, (outbox, _)) in self.outboxes.drain() {
                     outbox.send(&farewell);
                 }
+                self.step(Input::Ending);
                 let _ = reply.send(());
             }
         }
@@ -346,6 +349,10 @@ impl Driver {
                 disk.carry_out(op, offset);
             }
             Output::Device(op) => self.device(op),
+            Output::Recipes(op) => {
+                let disk = self.disk.as_ref().expect("only beside a disk tier are recipes kept");
+                disk.keep_recipes(op);
+            }
             Output::Scrub { name, at, chunk } => {
                 let disk = self.disk.as_ref().expect("only a disk tier is scrubbed");
                 disk.scrub(name, at, chunk);

@@ -5,6 +5,7 @@
 //! [`recipe`] are pure: values in, values out; everything else carries out what they say.
 
 pub mod app;
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod device;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use larder_cache_node::{app, config, selftest};
+use larder_cache_node::check::Verdict;
+use larder_cache_node::{app, check, config, selftest};
 use larder_settings::EX_USAGE;
 
 /// Larder's cache node: keeps the KV that this host's engines computed, and hands it back.
@@ -17,7 +18,8 @@ struct Args {
     /// The TOML configuration; config/cache-node.toml in the repository explains every key
     #[arg(long, short, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
-    /// Check the configuration, print every fault, and exit (64 if there is one)
+    /// Check the configuration and try out what it asks of this machine, say what to change, and exit (64 if the node
+    /// would not start or not go on)
     #[arg(long)]
     check: bool,
 }
@@ -73,7 +75,10 @@ fn main() -> ExitCode {
     };
     if args.check {
         eprintln!("{}: ok", file.display());
-        return ExitCode::SUCCESS;
+        let found = check::run(&config);
+        found.iter().for_each(|finding| eprintln!("{finding}"));
+        let bad = found.iter().any(|finding| finding.verdict == Verdict::Bad);
+        return if bad { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
     }
     match app::run(config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -91,6 +91,8 @@ pub const METRICS: &[Metric] = metrics! {
     Gauge "larder_node_sessions" "Engines connected." |s| s.sessions;
     Gauge "larder_node_recipes" "Recipes held." |s| s.recipes;
     Gauge "larder_node_recipe_bytes" "Bytes of recipes, roughly." |s| s.recipe_bytes;
+    Counter "larder_node_recovered_recipes_total" "Recipes of earlier runs read back from disk."
+        |s| s.counts.recovered_recipes;
     Counter "larder_node_lookups_pending_total"
         "Lookups told to ask again, since chunks were coming up from disk." |s| s.counts.lookups_pending;
     Counter "larder_node_raised_chunks_total" "Chunks read from disk into host memory." |s| s.counts.raised_chunks;

@@ -33,8 +33,9 @@ const POINT_BYTES: usize = 96;
 /// Rough cost of one key in a recipe, in bytes: the list entry; the key itself is shared.
 const KEY_BYTES: usize = 96;
 
+/// Names a recipe of one run of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct RecipeId(u64);
+pub struct RecipeId(u64);
 
 /// A key and how many tokens of the prompt end with it.
 pub type EndKey = (u32, BlockKey);
@@ -44,10 +45,24 @@ struct Recipe {
     namespace: StoreNamespace,
     chain: PromptChain,
     keys: Vec<EndKey>,
+    prompt_tokens: Option<u32>,
     bytes_per_token: f64,
     /// Points that lead here; the recipe goes with the last of them.
     points: usize,
     used: u64,
+}
+
+/// A recipe as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose keys these are.
+    pub namespace: StoreNamespace,
+    /// What the proxy knows the prompt by.
+    pub chain: PromptChain,
+    /// What it begins with.
+    pub keys: Vec<EndKey>,
+    /// Tokens of the whole prompt, if the engine said.
+    pub prompt_tokens: Option<u32>,
 }
 
 /// Where a chain point leads.
@@ -78,6 +93,8 @@ pub struct Recipes {
     points: HashMap<(StoreNamespace, u64), Point>,
     order: BTreeMap<u64, RecipeId>,
     tagged: TaggedPrompts,
+    /// Recipes made since the last [`Self::take_new`]; none where nobody asks.
+    new: Option<Vec<RecipeId>>,
     next: u64,
 }
 
@@ -91,6 +108,7 @@ impl Recipes {
             points: HashMap::new(),
             order: BTreeMap::new(),
             tagged: TaggedPrompts::new(bytes_max / 2),
+            new: None,
             next: 0,
         }
     }
@@ -161,6 +179,7 @@ impl Recipes {
             keys.prompt_tokens.map_or(chain.prompt_bytes as f64 / BYTES_PER_TOKEN_DEFAULT, f64::from);
         let recipe = Recipe {
             namespace: keys.namespace,
+            prompt_tokens: keys.prompt_tokens,
             bytes_per_token: (chain.prompt_bytes as f64 / tokens.max(1.0)).max(f64::MIN_POSITIVE),
             keys: keys.list.clone(),
             points: chain.points.len(),
@@ -172,6 +191,7 @@ impl Recipes {
         self.order.insert(recipe.used, id);
         let chain = recipe.chain.clone();
         self.recipes.insert(id, recipe);
+        self.new.iter_mut().for_each(|new| new.push(id));
         for (index, point) in chain.points.iter().enumerate() {
             let at_least = parted.filter(|parted| index == parted.runs).map_or(0, |parted| parted.common);
             let fresh = Point { recipe: id, at_least, at_most: usize::MAX };
@@ -239,6 +259,33 @@ impl Recipes {
                 self.points.remove(&key);
             }
         }
+    }
+
+    /// From now on [`Self::take_new`] tells of new recipes, and has to be called.
+    pub fn tell_new(&mut self) {
+        self.new = Some(Vec::new());
+    }
+
+    /// Recipes made since the last call; they may have been replaced already.
+    pub fn take_new(&mut self) -> Vec<RecipeId> {
+        self.new.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// A recipe as it is to be kept, if it is still held.
+    pub fn kept(&self, id: RecipeId) -> Option<Kept> {
+        let Recipe { namespace, chain, keys, prompt_tokens, .. } = self.recipes.get(&id)?;
+        let (chain, keys) = (chain.clone(), keys.clone());
+        Some(Kept { namespace: *namespace, chain, keys, prompt_tokens: *prompt_tokens })
+    }
+
+    /// A recipe of an earlier run.
+    pub fn restore(&mut self, Kept { namespace, chain, keys, prompt_tokens }: Kept) {
+        self.insert(chain, &TaggedKeys { namespace, list: keys, prompt_tokens });
+    }
+
+    /// Every recipe, the least recently used first.
+    pub fn ids(&self) -> Vec<RecipeId> {
+        self.order.values().copied().collect()
     }
 
     /// Recipes held.

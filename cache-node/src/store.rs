@@ -29,6 +29,7 @@ mod counts;
 mod damage;
 mod disk;
 mod invariants;
+mod journal;
 mod leases;
 mod moves;
 mod opening;
@@ -42,6 +43,7 @@ mod tenants;
 pub use arena::{ChunkName, HALF_LIFE, SLOTS_PER_EXTENT};
 pub use counts::{Counts, DeviceStats, LinkStats, Stats};
 pub use moves::{DeviceInput, DeviceOp, JobId, Pages};
+pub use journal::{JOURNAL_AFTER, JournalOp};
 pub use port::{
     Check, ConnectionId, CopyId, Damage, DiskInput, DiskOp, Finding, Input, Output, SessionId, Ticket,
     VerifyId,
@@ -52,6 +54,7 @@ pub use tenants::TENANTS_MAX;
 use arena::Arena;
 use commits::{Commit, CommitId, Copying};
 use disk::{DiskTier, Touch, Waiting};
+use journal::RecipeLog;
 use leases::Lease;
 use moves::Job;
 use opening::Opening;
@@ -148,6 +151,8 @@ pub struct Store {
     /// Uses of chunks that the disk tier has not been told of.
     touched: Vec<(Option<ChunkName>, Vec<Touch>)>,
     recipes: Recipes,
+    /// Where recipes are kept, if there is a disk tier.
+    recipe_log: Option<RecipeLog>,
     pins: Pins<PinId, StoreNamespace>,
     tenants: Tenants,
     counts: Counts,
@@ -174,6 +179,7 @@ impl Store {
             waiting: Vec::new(),
             touched: Vec::new(),
             recipes: Recipes::new(settings.recipe_bytes_max),
+            recipe_log: None,
             pins: Pins::new(settings.pins),
             tenants: Tenants::new(settings.tenant_bytes_max, &settings.tenant_quotas),
             counts: Counts::default(),
@@ -204,10 +210,13 @@ impl Store {
             Input::SetQuota { ticket, request } => self.set_quota(ticket, &request, now, &mut out),
             Input::Disk(input) => self.disk_said(input, now, &mut out),
             Input::Device(input) => self.device_said(input, now, &mut out),
+            Input::Recipes { found, last } => self.recipes_found(found, last, now),
+            Input::Ending => self.write_recipes(true, now, &mut out),
             Input::Clear { ticket } => self.clear(ticket, now, &mut out),
             Input::Damage { ticket, damage } => self.damage(ticket, &damage, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
+        self.note_new_recipes(now);
         self.publish_generations(&mut out);
         self.unland(&mut out);
         out
@@ -242,6 +251,7 @@ impl Store {
         self.end_expired_pins(now);
         self.trim_all(now);
         self.tell_uses(now, out);
+        self.write_recipes(false, now, out);
         self.end_waits(now, out);
         self.scrub(now, out);
         self.close_silent(now, out);

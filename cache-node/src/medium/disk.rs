@@ -5,4 +5,5 @@
 
 pub mod log;
 pub mod media;
+pub mod recipes;
 pub mod work;

@@ -18,8 +18,12 @@ use larder_protocol::Checksum;
 use larder_protocol::checksum::{ChunkHasher, PIECE_BYTES};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munlock, munmap};
 use nix::unistd::ftruncate;
+
+/// Memory of a multiple of this many bytes may lie in reserved huge pages: whatever size these have on x86-64 by default,
+/// 2 MiB, it is whole ones, and an extent of the slab is.
+const HUGE_BYTES_MAX: u64 = 64 << 20;
 
 /// What other processes may do with the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +34,22 @@ pub enum Others {
     Write,
 }
 
+/// What the memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Huge pages that were reserved beforehand (hugetlbfs).
+    Reserved,
+    /// Small pages that the kernel made huge, most of those taken so far at least.
+    Transparent,
+    /// Small pages: each takes an entry of the TLB, and a fault when it is first touched.
+    Small,
+}
+
 /// A memfd, mapped here readable and writable.
 #[derive(Debug)]
 pub struct SharedMemory {
     fd: OwnedFd,
+    reserved: bool,
     start: NonNull<u8>,
     bytes: NonZeroUsize,
     others: Others,
@@ -46,7 +62,8 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Makes and maps `bytes` of zeroes. Pages are taken only when they are first written.
+    /// Makes and maps `bytes` of zeroes: of reserved huge pages where enough are free, else of small ones that the kernel
+    /// may make huge. Pages are taken only when they are first written.
     ///
     /// # Errors
     /// What the system said: no memory, no address space, or no memfd of this size.
@@ -54,12 +71,20 @@ impl SharedMemory {
         let length = usize::try_from(bytes).ok().and_then(NonZeroUsize::new);
         let length = length.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let size = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        ftruncate(&fd, size)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
-        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, 0) }?.cast::<u8>();
-        let memory = Self { fd, start, bytes: length, others };
+        let map = |flags: MFdFlags| {
+            let fd = memfd_create(name, flags | MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+            ftruncate(&fd, size)?;
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
+            let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
+            io::Result::Ok((fd, start.cast::<u8>()))
+        };
+        // Mapping reserves all of the pages, or fails: none can be missing later, when it is touched.
+        let reserved =
+            if bytes.is_multiple_of(HUGE_BYTES_MAX) { map(MFdFlags::MFD_HUGETLB).ok() } else { None };
+        let is_reserved = reserved.is_some();
+        let (fd, start) = reserved.map_or_else(|| map(MFdFlags::empty()), Ok)?;
+        let memory = Self { fd, reserved: is_reserved, start, bytes: length, others };
         // Only now: the seal against future writes lets this mapping be.
         let mut seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         if others == Others::Read {
@@ -70,6 +95,34 @@ impl SharedMemory {
         // shared memory it refuses, and small ones serve.
         let _ = unsafe { madvise(memory.start.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
         Ok(memory)
+    }
+
+    /// What it is made of, as far as it has been touched.
+    pub fn pages(&self) -> Pages {
+        if self.reserved {
+            return Pages::Reserved;
+        }
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let begins = format!("{:x}-", self.start.addr());
+        let lines = maps.lines().skip_while(|line| !line.starts_with(&begins)).skip(1);
+        let huge =
+            lines.take_while(|line| line.split_whitespace().next().is_some_and(|it| it.ends_with(':')));
+        let huge = huge.filter_map(|line| line.strip_prefix("ShmemPmdMapped:"));
+        let huge: u64 = huge.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum();
+        if huge > 0 { Pages::Transparent } else { Pages::Small }
+    }
+
+    /// Locks all of it in memory and lets it go again, to see whether that is allowed.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn lock_and_unlock(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping; locking changes no contents.
+        unsafe {
+            mlock(self.start.cast(), self.bytes.get())?;
+            munlock(self.start.cast(), self.bytes.get())?;
+        }
+        Ok(())
     }
 
     /// Its length in bytes.

@@ -57,6 +57,8 @@ pub struct Counts {
     pub raised_bytes: u64,
     /// Uses not told to the disk tier, since leases pin as much as they may.
     pub unlent_chunks: u64,
+    /// Recipes of earlier runs read back.
+    pub recovered_recipes: u64,
     /// Chunks that explicit pins took hold of.
     pub pinned_chunks: u64,
     /// Pins whose time ran out.

@@ -10,7 +10,8 @@ use larder_protocol::{BlockKey, Checksum, DecodeFault, FrameFault, LeaseId, PinI
 
 use larder_tiering::disk::{Chunk, Location};
 
-use super::{ChunkName, DeviceInput, DeviceOp};
+use super::{ChunkName, DeviceInput, DeviceOp, JournalOp};
+use crate::recipe::Kept;
 
 /// One connection of the engine port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,6 +141,15 @@ pub enum Input {
     Disk(DiskInput),
     /// Something happened with a GPU.
     Device(DeviceInput),
+    /// Recipes of earlier runs.
+    Recipes {
+        /// Some of them, in the order in which they were learnt.
+        found: Vec<Kept>,
+        /// There are no more.
+        last: bool,
+    },
+    /// The node is about to end.
+    Ending,
     /// Everything held is to be forgotten.
     Clear {
         /// Where the answer goes.
@@ -292,6 +302,8 @@ pub enum Output {
     },
     /// Do something with a GPU.
     Device(DeviceOp),
+    /// Keep recipes; in this order.
+    Recipes(JournalOp),
     /// Read a chunk on disk and compare its checksum, when there is nothing better to do.
     Scrub {
         /// Its name.

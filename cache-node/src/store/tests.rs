@@ -16,6 +16,7 @@ mod ending;
 mod moving;
 mod pinning;
 mod random;
+mod recipes;
 mod serving;
 mod world;
 

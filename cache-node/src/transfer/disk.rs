@@ -12,15 +12,19 @@ use tokio::sync::mpsc::{Sender as Bounded, UnboundedSender};
 
 use crate::medium::disk::log::{self, Contents, Placed, Record};
 use crate::medium::disk::media::Media;
+use crate::medium::disk::recipes::{self, Journal};
 use crate::medium::disk::work::{self, Append, Appender, Load, WRITES_AT_ONCE};
 use crate::medium::memory::SharedMemory;
-use crate::store::{ChunkName, DiskInput, DiskOp, Input, Verify};
+use crate::store::{ChunkName, DiskInput, DiskOp, Input, JournalOp, Verify};
 
 /// What was written is made durable after so much quiet.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// Chunks of earlier runs that the store is told of at one time: it serves nobody meanwhile.
 const FOUND_AT_ONCE: usize = 256;
+
+/// Recipes of earlier runs that the store is told of at one time: each has a few hundred points and keys to be entered.
+const RECIPES_AT_ONCE: usize = 16;
 
 /// Tellings that may wait for the store; the reading waits then.
 pub const FOUND_WAITING: usize = 4;
@@ -44,6 +48,7 @@ enum WriteJob {
     Append { write: WriteId, at: Location, record: Record, from: u64 },
     Seal { segment: u64, end: u64 },
     Remove(u64),
+    Recipes(JournalOp),
 }
 
 /// A chunk to be read back and forgotten.
@@ -132,6 +137,15 @@ impl DiskThreads {
             Op::Seal { segment, end } => WriteJob::Seal { segment, end },
             Op::Remove { segment } => WriteJob::Remove(segment),
         };
+        self.give(job);
+    }
+
+    /// Keeps recipes.
+    pub fn keep_recipes(&self, op: JournalOp) {
+        self.give(WriteJob::Recipes(op));
+    }
+
+    fn give(&self, job: WriteJob) {
         if let Some(writer) = &self.writer {
             // A writer that panicked has said so, and what it was given is never answered: its slots stay pinned.
             let _ = writer.send(job);
@@ -159,12 +173,13 @@ fn in_blocks(bytes: u64) -> u64 {
 struct Writer {
     parts: DiskParts,
     appender: Appender,
+    journal: Journal,
 }
 
 impl Writer {
     fn new(parts: DiskParts) -> Self {
         let appender = Appender::new(Arc::clone(&parts.media), parts.verify);
-        Self { parts, appender }
+        Self { parts, appender, journal: Journal::new() }
     }
 
     fn work(mut self, jobs: &Receiver<WriteJob>) {
@@ -175,14 +190,19 @@ impl Writer {
                 None => match jobs.recv_timeout(SYNC_AFTER) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
-                        self.appender.sync();
+                        self.sync();
                         continue;
                     }
-                    Err(RecvTimeoutError::Disconnected) => return self.appender.sync(),
+                    Err(RecvTimeoutError::Disconnected) => return self.sync(),
                 },
             };
             next = self.carry_out(job, jobs);
         }
+    }
+
+    fn sync(&mut self) {
+        self.appender.sync();
+        self.journal.sync(&*self.parts.media);
     }
 
     /// Carries a job out, an append together with those behind it. Returns the job that came after them.
@@ -190,6 +210,10 @@ impl Writer {
         match job {
             WriteJob::Create(segment) => self.appender.create(segment),
             WriteJob::Remove(segment) => self.appender.remove(segment),
+            WriteJob::Recipes(JournalOp::Append { file, records }) => {
+                self.journal.append(&*self.parts.media, file, &records);
+            }
+            WriteJob::Recipes(JournalOp::Remove { file }) => self.journal.remove(&*self.parts.media, file),
             WriteJob::Seal { segment, end } => {
                 let outcome = self.appender.seal(segment, end);
                 self.say(DiskInput::Sealed { segment, outcome });
@@ -313,6 +337,29 @@ pub fn tell_found(media: &dyn Media, earlier: &[(u64, u64)], found: &Bounded<Inp
     if !earlier.is_empty() {
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(segments = earlier.len(), chunks, seconds, "found what earlier runs left on disk");
+    }
+}
+
+/// Tells the store what recipes earlier runs kept, in the order in which these were learnt. Before [`tell_found`]: without
+/// recipes no prompt is staged, and they are few.
+pub fn tell_recipes(media: &dyn Media, files: &[u64], found: &Bounded<Input>) {
+    let (mut some, mut count) = (Vec::new(), 0);
+    for file in files {
+        let read = recipes::read(media, *file, |recipe| {
+            some.push(recipe);
+            count += 1;
+            if some.len() >= RECIPES_AT_ONCE {
+                // If nobody listens the node is ending.
+                let _ = found.blocking_send(Input::Recipes { found: std::mem::take(&mut some), last: false });
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(file, %error, "a file of recipes of an earlier run cannot be read");
+        }
+    }
+    let _ = found.blocking_send(Input::Recipes { found: some, last: true });
+    if count > 0 {
+        tracing::info!(recipes = count, "found recipes of earlier runs");
     }
 }
 

@@ -49,7 +49,16 @@ fn killed_with(prompts: u64) -> TempDir {
     node.kill()
 }
 
+/// Files of segments; those of recipes have numbers from 2^63 on.
 fn segments(directory: &Path) -> Vec<PathBuf> {
+    files(directory).into_iter().filter(|path| !holds_recipes(path)).collect()
+}
+
+fn holds_recipes(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('8'))
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory.join("kv")).unwrap().map(|entry| entry.unwrap().path());
     let mut found: Vec<PathBuf> =
         entries.filter(|path| path.extension().is_some_and(|end| end == "larder")).collect();
@@ -166,6 +175,70 @@ fn staging_waits_for_the_disk() {
     engine.hear();
     let grant = engine.grants.pop().expect("a grant");
     assert!(engine.reads_right(0, &grant.slots, &grant.generations));
+}
+
+/// After a kill a prompt is staged by its chain, before any engine has told what it begins with; without the file of recipes
+/// it is not.
+#[test]
+fn recipes_outlive_a_kill() {
+    let node = start(tempfile::tempdir().unwrap(), "", "");
+    let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    let request = |tag: u128| StageRequest {
+        tag: Some(Tag(tag)),
+        chain: (0..8).map(ChainPoint).collect(),
+        run_bytes: 128,
+        prompt_bytes: 8 * 128 + 12,
+        engine: None,
+        deadline_ms: Some(20_000),
+        max_bytes: None,
+        tenant: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stage = |node: &Node, tag| {
+        let client = Client::new(Settings::new(node.address.parse().unwrap()));
+        runtime.block_on(client.stage(&request(tag), PATIENCE)).unwrap()
+    };
+    assert_eq!(stage(&node, 1).reason, StageReason::NoRecipe);
+    engine.lookup_tagged(0..8, Some(Tag(1)));
+    engine.offload(0..8);
+    settle(&node, 8);
+    let recipes = |directory: &Path| -> u64 {
+        let kept = files(directory).into_iter().filter(|path| holds_recipes(path));
+        kept.map(|path| path.metadata().unwrap().len()).sum()
+    };
+    let start_of_wait = std::time::Instant::now();
+    while recipes(node.directory.path()) == 0 {
+        assert!(start_of_wait.elapsed() < PATIENCE, "the recipe is written");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let node = start(node.kill(), "stage_deadline = \"30s\"", "");
+    assert_eq!(node.stat("recovered_recipes_total"), 1);
+    let _engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    let answer = stage(&node, 2);
+    assert!(answer.chunks >= 7, "{answer:?}");
+    assert!(node.stat("raised_chunks_total") >= 7, "they came from disk");
+    let directory = node.kill();
+    for file in files(directory.path()).iter().filter(|path| holds_recipes(path)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let node = start(directory, "", "");
+    let _engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
+    assert_eq!(stage(&node, 3).reason, StageReason::NoRecipe, "the control");
+}
+
+/// A path that cannot be a directory is a fault of the configuration: the node says so and does not start.
+#[test]
+fn a_path_that_will_not_do_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("kv"), "no directory").unwrap();
+    let config = node::config(directory.path(), &tier(directory.path(), ""));
+    let started = node::command(&config).output().unwrap();
+    assert_eq!(started.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(said.contains("disk.path") && said.contains("kv"), "{said}");
+    let checked = node::command(&config).arg("--check").output().unwrap();
+    assert_eq!(checked.status.code(), Some(64), "{checked:?}");
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("disk.path: will not do"), "{checked:?}");
 }
 
 /// Wherever a bit of a segment flips, what is handed out is right, and what is not is missed and counted.

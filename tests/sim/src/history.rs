@@ -34,6 +34,8 @@ pub struct Report {
     pub loaded_chunks: u64,
     /// Chunks found damaged on disk.
     pub damaged_chunks: u64,
+    /// Recipes of an earlier life of the node.
+    pub recovered_recipes: u64,
     /// Times that the node died.
     pub crashes: u64,
 }
@@ -238,6 +240,7 @@ impl History {
     fn note(&mut self) {
         let counts = self.world.store.stats().disk.counts;
         self.report.recovered_chunks += counts.recovered_chunks;
+        self.report.recovered_recipes += self.world.store.stats().counts.recovered_recipes;
         self.report.loaded_chunks += counts.loaded_chunks;
         self.report.damaged_chunks += counts.damaged_chunks;
     }

@@ -18,12 +18,14 @@ fn no_seed_finds_a_wrong_byte_or_a_leak() {
         sum.recovered_chunks += report.recovered_chunks;
         sum.loaded_chunks += report.loaded_chunks;
         sum.damaged_chunks += report.damaged_chunks;
+        sum.recovered_recipes += report.recovered_recipes;
         sum.crashes += report.crashes;
         sum.pending_lookups += report.pending_lookups;
     }
     println!("{sum:?}");
     assert!(sum.compared_chunks > 1000 && sum.crashes > SEEDS, "{sum:?}");
     assert!(sum.recovered_chunks > 1000 && sum.loaded_chunks > 100, "{sum:?}");
+    assert!(sum.recovered_recipes > 50, "{sum:?}");
     assert!(sum.damaged_chunks > 10 && sum.pending_lookups > 50, "{sum:?}: the faults were met");
 }
 

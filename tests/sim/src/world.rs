@@ -7,10 +7,11 @@ use std::time::Duration;
 use larder_cache_node::medium::disk::log;
 use larder_cache_node::medium::disk::media::Media as _;
 use larder_cache_node::medium::disk::media::fake::Fake;
+use larder_cache_node::medium::disk::recipes::{self, Journal};
 use larder_cache_node::medium::disk::work::{Append, Appender, Load, WRITES_AT_ONCE, load};
 use larder_cache_node::store::{
-    Check, ChunkName, ConnectionId, CopyId, DiskInput, DiskOp, Finding, HALF_LIFE, Input, Output, SessionId,
-    Settings, Store, Verify, VerifyId,
+    Check, ChunkName, ConnectionId, CopyId, DiskInput, DiskOp, Finding, HALF_LIFE, Input, JournalOp, Output,
+    SessionId, Settings, Store, Verify, VerifyId,
 };
 use larder_cache_node::transfer::disk::tellings;
 use larder_protocol::{NodeId, ToEngine, chunk_checksum};
@@ -30,6 +31,13 @@ enum Job {
     Load { op: DiskOp, to: u64 },
 }
 
+/// What the disk's one writer is to do.
+#[derive(Debug)]
+enum Writing {
+    Disk(DiskOp, u64),
+    Recipes(JournalOp),
+}
+
 /// A node's store, memory and disk.
 pub(crate) struct World {
     pub(crate) store: Store,
@@ -37,14 +45,15 @@ pub(crate) struct World {
     pub(crate) media: Arc<Fake>,
     verify: Verify,
     appender: Appender,
+    journal: Journal,
     slab: Vec<u8>,
     generations: HashMap<u32, u64>,
     regions: HashMap<SessionId, Vec<u8>>,
     /// Which session each connection was registered for.
     pub(crate) sessions: HashMap<ConnectionId, SessionId>,
     jobs: Vec<Job>,
-    writing: VecDeque<(DiskOp, u64)>,
-    found: VecDeque<DiskInput>,
+    writing: VecDeque<Writing>,
+    found: VecDeque<Input>,
     scrubs: VecDeque<(ChunkName, Location, Chunk)>,
     /// What was said to engines and not taken yet.
     pub(crate) said: Vec<(ConnectionId, ToEngine)>,
@@ -100,11 +109,12 @@ impl World {
     pub(crate) fn new(verify: Verify) -> Self {
         let media = Arc::new(Fake::default());
         Self {
-            store: Store::new(settings(0, verify)).with_disk(limits(), &[]),
+            store: Store::new(settings(0, verify)).with_disk(limits(), &[]).with_recipe_log(&[]),
             now: Duration::from_secs(1),
             verify,
             appender: Appender::new(media.clone(), verify),
             media,
+            journal: Journal::new(),
             slab: vec![0; (MIB * u64::from(EXTENTS)) as usize],
             generations: HashMap::new(),
             regions: HashMap::new(),
@@ -123,9 +133,12 @@ impl World {
         self.media.restart();
         self.runs += 1;
         let length = |segment| Some((segment, self.media.length(segment).ok()?));
-        let earlier: Vec<(u64, u64)> =
-            self.media.segments().unwrap_or_default().into_iter().filter_map(length).collect();
-        self.store = Store::new(settings(self.runs, self.verify)).with_disk(limits(), &earlier);
+        let all = self.media.segments().unwrap_or_default().into_iter();
+        let (files, segments): (Vec<u64>, Vec<u64>) = all.partition(|number| *number >= recipes::FIRST);
+        let earlier: Vec<(u64, u64)> = segments.into_iter().filter_map(length).collect();
+        let settings = settings(self.runs, self.verify);
+        self.store = Store::new(settings).with_disk(limits(), &earlier).with_recipe_log(&files);
+        self.journal = Journal::new();
         self.appender = Appender::new(self.media.clone(), self.verify);
         self.slab.fill(0xee);
         self.generations.clear();
@@ -136,10 +149,17 @@ impl World {
         self.said.clear();
         self.found.clear();
         self.scrubs.clear();
+        let mut found = Vec::new();
+        for file in files {
+            // What cannot be read is not there.
+            let _ = recipes::read(&*self.media, file, |recipe| found.push(recipe));
+        }
+        self.found.push_back(Input::Recipes { found, last: true });
         for (segment, length) in earlier.into_iter().rev() {
             let contents = log::recover(&*self.media, segment);
             let contents = contents.unwrap_or(log::Contents { records: Vec::new(), length });
-            self.found.extend(tellings(segment, contents.records, contents.length));
+            self.found
+                .extend(tellings(segment, contents.records, contents.length).into_iter().map(Input::Disk));
         }
     }
 
@@ -177,7 +197,8 @@ impl World {
             Output::Disk { op: op @ DiskOp::Load { .. }, offset } => {
                 self.jobs.push(Job::Load { op, to: offset })
             }
-            Output::Disk { op, offset } => self.writing.push_back((op, offset)),
+            Output::Disk { op, offset } => self.writing.push_back(Writing::Disk(op, offset)),
+            Output::Recipes(op) => self.writing.push_back(Writing::Recipes(op)),
             Output::Scrub { name, at, chunk } => self.scrubs.push_back((name, at, chunk)),
             Output::Answer { .. }
             | Output::Close { .. }
@@ -207,7 +228,7 @@ impl World {
             return self.write();
         }
         match self.found.pop_front() {
-            Some(input) => self.step(Input::Disk(input)),
+            Some(input) => self.step(input),
             None => self.scrub(),
         }
     }
@@ -244,7 +265,18 @@ impl World {
 
     /// The writer's next job, or the next few writes in a row.
     fn write(&mut self) -> Result<(), String> {
-        let Some((op, from)) = self.writing.pop_front() else { return Ok(()) };
+        let (op, from) = match self.writing.pop_front() {
+            None => return Ok(()),
+            Some(Writing::Recipes(JournalOp::Append { file, records })) => {
+                self.journal.append(&*self.media, file, &records);
+                return Ok(());
+            }
+            Some(Writing::Recipes(JournalOp::Remove { file })) => {
+                self.journal.remove(&*self.media, file);
+                return Ok(());
+            }
+            Some(Writing::Disk(op, from)) => (op, from),
+        };
         match op {
             DiskOp::Create { segment } => self.appender.create(segment),
             DiskOp::Remove { segment } => self.appender.remove(segment),
@@ -255,10 +287,11 @@ impl World {
             DiskOp::Load { .. } => {}
             DiskOp::Write { .. } => {
                 let mut writes = vec![(op, from)];
+                let next = |it: &mut Writing| matches!(it, Writing::Disk(DiskOp::Write { .. }, _));
                 while writes.len() < WRITES_AT_ONCE
-                    && let Some((DiskOp::Write { .. }, _)) = self.writing.front()
+                    && let Some(Writing::Disk(op, from)) = self.writing.pop_front_if(next)
                 {
-                    writes.extend(self.writing.pop_front());
+                    writes.push((op, from));
                 }
                 return self.append(writes);
             }
