@@ -17,6 +17,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use larder_protocol::message::ToEngine;
 use larder_protocol::{LeaseId, NodeId, PinId, StoreNamespace};
 use larder_tiering::pins::{Budgets, Pins};
@@ -57,7 +58,7 @@ use disk::{DiskTier, Touch, Waiting};
 use journal::RecipeLog;
 use leases::Lease;
 use moves::Job;
-use opening::Opening;
+use opening::{Opening, UsedPath};
 use sessions::{Connection, Session};
 use tenants::Tenants;
 
@@ -131,7 +132,7 @@ pub struct Store {
     settings: Settings,
     arena: Arena,
     /// Chunks held or being written.
-    chunks: HashMap<ChunkName, u32>,
+    chunks: HashMap<ChunkName, u32, RandomState>,
     connections: HashMap<ConnectionId, Connection>,
     sessions: HashMap<SessionId, Session>,
     leases: HashMap<LeaseId, Lease>,
@@ -150,6 +151,8 @@ pub struct Store {
     waiting: Vec<Waiting>,
     /// Uses of chunks that the disk tier has not been told of.
     touched: Vec<(Option<ChunkName>, Vec<Touch>)>,
+    /// Uses of chunks that the order of eviction has not been told of.
+    used: Vec<UsedPath>,
     recipes: Recipes,
     /// Where recipes are kept, if there is a disk tier.
     recipe_log: Option<RecipeLog>,
@@ -165,7 +168,7 @@ impl Store {
     pub fn new(settings: Settings) -> Self {
         Self {
             arena: Arena::new(settings.extent_bytes, settings.extents),
-            chunks: HashMap::new(),
+            chunks: HashMap::default(),
             connections: HashMap::new(),
             sessions: HashMap::new(),
             leases: HashMap::new(),
@@ -178,6 +181,7 @@ impl Store {
             disk: None,
             waiting: Vec::new(),
             touched: Vec::new(),
+            used: Vec::new(),
             recipes: Recipes::new(settings.recipe_bytes_max),
             recipe_log: None,
             pins: Pins::new(settings.pins),
@@ -248,6 +252,7 @@ impl Store {
             self.expiries.remove(&(expires, lease));
             self.expire(lease);
         }
+        self.settle_uses();
         self.end_expired_pins(now);
         self.trim_all(now);
         self.tell_uses(now, out);

@@ -12,8 +12,11 @@ const PROMPT_BYTES: u64 = 8 << 20;
 /// Prompts whose lookups are under way at one time: enough that the drive never waits.
 const PROMPTS_AT_ONCE: u64 = 4;
 
-/// Reads and writes that the limit has under way.
+/// Writes that the limit has under way at most.
 const DEPTH: usize = 16;
+
+/// Reads of the limit in one call, of which as many are under way as the medium likes.
+const READS: usize = 32;
 
 impl Bench<'_> {
     pub(super) fn disk(&self, chunk_bytes: u64) -> Result<Vec<Row>, Error> {
@@ -94,8 +97,8 @@ fn get(engine: &mut Engine, prompts: u64, batch: u64, back: &mut [u8]) -> std::i
     Ok(())
 }
 
-/// The limit: chunks written one after the other and read in another order, past the page cache, [`DEPTH`] at a time;
-/// through io_uring where the system allows it.
+/// The limit: chunks written one after the other and read in another order, past the page cache, many at a time;
+/// through io_uring where the system allows it. Nothing is hashed.
 fn raw(folder: &std::path::Path, chunk_bytes: u64, bytes: u64) -> Result<(Pass, Pass), Error> {
     const SEGMENT: u64 = 1;
     let access = Files::access_of(folder).map_err(io)?;
@@ -107,27 +110,36 @@ fn raw(folder: &std::path::Path, chunk_bytes: u64, bytes: u64) -> Result<(Pass, 
     media.create(SEGMENT).map_err(io)?;
     let length = chunk_bytes as usize;
     // Begun at a whole block in memory.
-    let mut buffer = noise(length * DEPTH + 4096);
+    let mut buffer = noise(length * READS + 4096);
     let start = buffer.as_ptr().align_offset(4096);
-    let all = |results: Vec<std::io::Result<()>>| results.into_iter().collect::<Result<(), _>>().map_err(io);
     let offsets: Vec<u64> = (0..bytes / chunk_bytes).map(|index| index * chunk_bytes).collect();
     let put = Pass::of(bytes, own_cpu, || {
-        for offsets in offsets.chunks(DEPTH) {
-            let slices = buffer[start..].chunks_exact(length);
-            let write = |(offset, bytes)| Write { segment: SEGMENT, offset, parts: [bytes, &[]] };
-            let writes: Vec<Write<'_>> = offsets.iter().copied().zip(slices).map(write).collect();
-            all(media.write_many(&writes))?;
-        }
-        media.sync(SEGMENT).map_err(io)
+        // Each with bytes of another place in memory, as chunks of a slab are; they come round.
+        let slices = buffer[start..].chunks_exact(length).cycle();
+        let write = |(offset, bytes)| Write { segment: SEGMENT, offset, parts: [bytes, &[]] };
+        let writes: Vec<Write<'_>> = offsets.iter().copied().zip(slices).map(write).collect();
+        let mut all = Ok(());
+        media.write_many(&writes, DEPTH, &mut |_| true, &mut |_, result| {
+            if let Err(error) = result {
+                all = Err(io(error));
+            }
+        });
+        all.and_then(|()| media.sync(SEGMENT).map_err(io))
     })?;
     let mut shuffled = offsets;
     shuffled.sort_by_key(|offset| offset.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let get = Pass::of(bytes, own_cpu, || {
-        for offsets in shuffled.chunks(DEPTH) {
+        for offsets in shuffled.chunks(READS) {
             let slices = buffer[start..].chunks_exact_mut(length);
             let read = |(offset, bytes)| Read { segment: SEGMENT, offset, bytes };
             let mut reads: Vec<Read<'_>> = offsets.iter().copied().zip(slices).map(read).collect();
-            all(media.read_many(&mut reads))?;
+            let mut all = Ok(());
+            media.read_many(&mut reads, &mut |_, _, result| {
+                if let Err(error) = result {
+                    all = Err(io(error));
+                }
+            });
+            all?;
         }
         Ok(())
     })?;

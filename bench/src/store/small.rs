@@ -93,6 +93,7 @@ impl Control {
             engine: None,
             deadline_ms: Some(1000),
             max_bytes: None,
+            tenant: None,
         };
         let body = serde_json::to_string(&request).map_err(io)?;
         let head = format!("POST /v1/stage HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());

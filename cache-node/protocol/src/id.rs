@@ -89,24 +89,71 @@ impl fmt::Debug for GpuHandle {
 
 /// An engine's name for one chunk: its own block hash, 1..=64 bytes, opaque to the node. vLLM's is the digest of the
 /// chunk's last block and the cache group as u32 big-endian. Means nothing without its [`StoreNamespace`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockKey(Arc<[u8]>);
+#[derive(Clone)]
+pub struct BlockKey(Bytes);
+
+/// Keys up to so many bytes, vLLM's among them, lie in the value itself: a lookup names thousands, and an allocation for
+/// each would cost more than finding it.
+const INLINE_BYTES: usize = 38;
+
+#[derive(Clone)]
+enum Bytes {
+    Inline { length: u8, bytes: [u8; INLINE_BYTES] },
+    Shared(Arc<[u8]>),
+}
 
 impl BlockKey {
     /// The key of these bytes; `None` if there are none or more than [`KEY_BYTES_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        (1..=KEY_BYTES_MAX).contains(&bytes.len()).then(|| Self(bytes.into()))
+        match bytes.len() {
+            length @ 1..=INLINE_BYTES => {
+                let mut inline = [0; INLINE_BYTES];
+                inline[..length].copy_from_slice(bytes);
+                Some(Self(Bytes::Inline { length: length as u8, bytes: inline }))
+            }
+            length if (1..=KEY_BYTES_MAX).contains(&length) => Some(Self(Bytes::Shared(bytes.into()))),
+            _ => None,
+        }
     }
 
     /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Bytes::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for BlockKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for BlockKey {}
+
+impl PartialOrd for BlockKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BlockKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl std::hash::Hash for BlockKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl fmt::Display for BlockKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -190,6 +190,7 @@ impl Store {
         used: u64,
         now: Duration,
     ) -> Option<u32> {
+        self.settle_uses();
         let quota = self.quota_of(entry.owner);
         let Room { slot, evicted, for_quota, over_quota } =
             self.arena.allocate(name.clone(), entry, quota, used, now);

@@ -386,6 +386,7 @@ impl Store {
     /// Forgets everything that nobody holds.
     pub(super) fn clear(&mut self, ticket: Ticket, now: Duration, out: &mut Vec<Output>) {
         self.touched.clear();
+        self.settle_uses();
         self.end_all_pins();
         let mut chunks = 0;
         // Leaves go first, and what they continued becomes one.

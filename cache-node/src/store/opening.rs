@@ -15,6 +15,18 @@ use super::{
 };
 use crate::recipe::PromptKeys;
 
+/// Uses that may wait to be told to the order of eviction: that is kept out of a lookup's way.
+const USED_MAX: usize = 64;
+
+/// Chunks of one prompt that were used together, in its order.
+#[derive(Debug)]
+pub(super) struct UsedPath {
+    slots: Vec<u32>,
+    /// The number of the first one's use; the others' follow downwards.
+    numbers: u64,
+    now: Duration,
+}
+
 /// Who asked for a lease.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -132,11 +144,10 @@ impl Store {
             return self.answer_nothing(request.asker, none, out);
         }
         let numbers = self.use_numbers(held.chunks.len());
-        for (index, pinned) in (0_u64..).zip(&held.chunks) {
-            self.arena.order.touch(pinned.slot, numbers - index, now);
-        }
-        for pair in held.chunks.windows(2) {
-            self.arena.order.link(pair[1].slot, pair[0].slot);
+        let slots = held.chunks.iter().map(|pinned| pinned.slot).collect();
+        self.used.push(UsedPath { slots, numbers, now });
+        if self.used.len() >= USED_MAX {
+            self.settle_uses();
         }
         let (checked, checks) = self.checks(&held.chunks, now);
         let opening = Opening {
@@ -172,6 +183,18 @@ impl Store {
                 self.counts.lookups_pending += 1;
                 let pending = Pending { id: *id, chunks: raising.chunks, bytes: raising.bytes };
                 out.push(send(*connection, pending));
+            }
+        }
+    }
+
+    /// Tells the order of eviction what was used. Before anything is evicted: what is pinned meanwhile stays anyway.
+    pub(super) fn settle_uses(&mut self) {
+        for UsedPath { slots, numbers, now } in std::mem::take(&mut self.used) {
+            for (index, slot) in (0_u64..).zip(&slots) {
+                self.arena.order.touch(*slot, numbers - index, now);
+            }
+            for pair in slots.windows(2) {
+                self.arena.order.link(pair[1], pair[0]);
             }
         }
     }

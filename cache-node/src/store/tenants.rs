@@ -123,6 +123,7 @@ impl Store {
     /// Evicts an owner's coldest chunks until the rest are within its quota, as far as they may go.
     fn trim(&mut self, owner: Owner, now: Duration) -> u64 {
         let Some(bytes_max) = self.quota_of(owner) else { return 0 };
+        self.settle_uses();
         let mut evicted = 0;
         while self.arena.order.owned_bytes(owner) > bytes_max
             && let Some(rank) = self.arena.order.coldest_of(owner)

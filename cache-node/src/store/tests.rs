@@ -14,6 +14,7 @@ use super::*;
 mod disk;
 mod ending;
 mod moving;
+mod mix;
 mod pinning;
 mod random;
 mod recipes;

@@ -7,18 +7,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use larder_tiering::disk::{BLOCK_BYTES, Chunk, Found, LoadFault, LoadId, Location, Op, WriteFault, WriteId};
+use larder_tiering::disk::{BLOCK_BYTES, Chunk, Found, LoadId, Location, Op, WriteId};
 use tokio::sync::mpsc::{Sender as Bounded, UnboundedSender};
 
 use crate::medium::disk::log::{self, Contents, Placed, Record};
 use crate::medium::disk::media::Media;
 use crate::medium::disk::recipes::{self, Journal};
-use crate::medium::disk::work::{self, Append, Appender, Load, WRITES_AT_ONCE};
+use crate::medium::disk::work::{self, Append, Appender, Load};
 use crate::medium::memory::SharedMemory;
 use crate::store::{ChunkName, DiskInput, DiskOp, Input, JournalOp, Verify};
 
 /// What was written is made durable after so much quiet.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// Chunks that are given to the medium in one call: several times what may be under way, so that the drive is seldom without
+/// work; jobs of other kinds wait behind them.
+const APPENDS_AT_ONCE: usize = 64;
 
 /// Chunks of earlier runs that the store is told of at one time: it serves nobody meanwhile.
 const FOUND_AT_ONCE: usize = 256;
@@ -219,7 +223,7 @@ impl Writer {
                 self.say(DiskInput::Sealed { segment, outcome });
             }
             WriteJob::Append { write, at, record, from } => {
-                let at_once = self.parts.media.depth().clamp(1, WRITES_AT_ONCE);
+                let at_once = if self.parts.media.depth() > 1 { APPENDS_AT_ONCE } else { 1 };
                 let mut appends = vec![(write, at, record, from)];
                 let mut next = None;
                 while appends.len() < at_once && next.is_none() {
@@ -243,15 +247,17 @@ impl Writer {
             |(_, _, record, from): &(WriteId, Location, Record, u64)| (*from, in_blocks(record.chunk.bytes));
         let ranges: Vec<(u64, u64)> = appends.iter().map(range).collect();
         let appender = &mut self.appender;
-        let outcomes: Vec<Result<(), WriteFault>> = self.parts.slab.with_bytes(&ranges, |slots| {
-            let appends = appends.iter().zip(slots.iter().copied());
-            let appends: Vec<Append<'_>> =
-                appends.map(|((_, at, record, _), bytes)| Append { at: *at, record, bytes }).collect();
-            appender.append(&appends)
+        let results = &self.parts.results;
+        self.parts.slab.with_bytes(&ranges, |slots| {
+            let chunks = appends.iter().zip(slots.iter().copied());
+            let chunks: Vec<Append<'_>> =
+                chunks.map(|((_, at, record, _), bytes)| Append { at: *at, record, bytes }).collect();
+            appender.append(&chunks, &mut |index, outcome| {
+                let written = DiskInput::Written { write: appends[index].0, outcome };
+                // If nobody listens the node is ending.
+                let _ = results.send(Input::Disk(written));
+            });
         });
-        for ((write, ..), outcome) in appends.iter().zip(outcomes) {
-            self.say(DiskInput::Written { write: *write, outcome });
-        }
     }
 
     fn say(&self, input: DiskInput) {
@@ -293,16 +299,15 @@ impl Loads {
             };
             let range = |job: &LoadJob| (job.to, in_blocks(job.chunk.bytes));
             let ranges: Vec<(u64, u64)> = jobs.iter().map(range).collect();
-            let outcomes: Vec<Result<(), LoadFault>> = parts.slab.fill(&ranges, |slots| {
+            parts.slab.fill(&ranges, |slots| {
                 let load = |(job, bytes): (&LoadJob, _)| Load { at: job.at, chunk: job.chunk, bytes };
-                let mut loads: Vec<Load<'_>> = jobs.iter().zip(slots).map(load).collect();
-                work::load(&*parts.media, parts.verify, &mut loads)
+                let loads: Vec<Load<'_>> = jobs.iter().zip(slots).map(load).collect();
+                work::load(&*parts.media, parts.verify, loads, &mut |index, outcome| {
+                    let loaded = DiskInput::Loaded { load: jobs[index].load, outcome };
+                    // If nobody listens the node is ending.
+                    let _ = parts.results.send(Input::Disk(loaded));
+                });
             });
-            for (job, outcome) in jobs.iter().zip(outcomes) {
-                let loaded = DiskInput::Loaded { load: job.load, outcome };
-                // If nobody listens the node is ending.
-                let _ = parts.results.send(Input::Disk(loaded));
-            }
         }
     }
 }
@@ -312,10 +317,11 @@ fn scrub(parts: &DiskParts, ScrubJob { name, at, chunk }: ScrubJob) {
     let (bytes, block) = (in_blocks(chunk.bytes) as usize, BLOCK_BYTES as usize);
     let mut buffer = vec![0; bytes + block];
     let start = buffer.as_ptr().align_offset(block).min(block);
-    let mut loads = [Load { at, chunk, bytes: &mut buffer[start..start + bytes] }];
-    let outcome = work::load(&*parts.media, parts.verify, &mut loads)[0];
-    // If nobody listens the node is ending.
-    let _ = parts.results.send(Input::Disk(DiskInput::Scrubbed { name, at, outcome }));
+    let load = Load { at, chunk, bytes: &mut buffer[start..start + bytes] };
+    work::load(&*parts.media, parts.verify, vec![load], &mut |_, outcome| {
+        // If nobody listens the node is ending.
+        let _ = parts.results.send(Input::Disk(DiskInput::Scrubbed { name: name.clone(), at, outcome }));
+    });
 }
 
 /// Tells the store what is in segments of earlier runs, the newest first, and ends. A segment that cannot be read holds

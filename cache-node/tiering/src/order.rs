@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
+
 use crate::{Uses, Worth};
 
 /// Who stored a chunk, and whose quota it counts against.
@@ -82,7 +84,8 @@ struct Owned {
 #[derive(Debug)]
 pub struct Order {
     half_life: Duration,
-    chunks: HashMap<u32, Chunk>,
+    /// By slot: numbers of ours, which nobody chooses to collide.
+    chunks: HashMap<u32, Chunk, FixedState>,
     /// By class, those that nobody holds and nothing continues.
     leaves: BTreeMap<u64, BTreeSet<Rank>>,
     /// By owner, all but [`Owner::NOBODY`]'s.
@@ -92,7 +95,7 @@ pub struct Order {
 impl Order {
     /// An empty tier, in which a use counts half after each `half_life`.
     pub fn new(half_life: Duration) -> Self {
-        Self { half_life, chunks: HashMap::new(), leaves: BTreeMap::new(), owned: BTreeMap::new() }
+        Self { half_life, chunks: HashMap::default(), leaves: BTreeMap::new(), owned: BTreeMap::new() }
     }
 
     /// A chunk enters at `slot`, held once (it is being written), used now. `used` grows with every use of any chunk.
@@ -269,13 +272,18 @@ impl Order {
     /// Changes a chunk and keeps the list of leaves right. Nothing happens if it is not here.
     fn change(&mut self, slot: u32, change: impl FnOnce(&mut Chunk)) {
         let Some(chunk) = self.chunks.get_mut(&slot) else { return };
-        let (before, listed) = (chunk.rank(slot), chunk.may_go());
+        // Most chunks are continued by others and not listed: their ranks need not be known.
+        let before = chunk.may_go().then(|| chunk.rank(slot));
         change(chunk);
-        let (after, lists, class, owner) = (chunk.rank(slot), chunk.may_go(), chunk.bytes, chunk.owner);
-        if listed && (!lists || before != after) {
+        let after = chunk.may_go().then(|| chunk.rank(slot));
+        let (class, owner) = (chunk.bytes, chunk.owner);
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
             self.unlist(class, owner, &before);
         }
-        if lists {
+        if let Some(after) = after {
             self.leaves.entry(class).or_default().insert(after);
             if let Some(owned) = self.owned.get_mut(&owner) {
                 owned.leaves.insert(after);

@@ -33,10 +33,11 @@ impl Uses {
 
     /// `weight` uses at once at `now`, in any order; none if `weight` is 0.
     pub fn add(&mut self, now: Duration, half_life: Duration, weight: u32) {
-        let one = half_lives(now, half_life) + f64::from(weight).log2();
-        if weight == 0 {
-            return;
-        }
+        let one = match weight {
+            0 => return,
+            1 => half_lives(now, half_life),
+            weight => half_lives(now, half_life) + f64::from(weight).log2(),
+        };
         let (more, less) = if self.log2_sum > one { (self.log2_sum, one) } else { (one, self.log2_sum) };
         self.log2_sum = more + (less - more).exp2().ln_1p() / std::f64::consts::LN_2;
     }

@@ -15,7 +15,7 @@ use larder_cache_node::store::{
 };
 use larder_cache_node::transfer::disk::tellings;
 use larder_protocol::{NodeId, ToEngine, chunk_checksum};
-use larder_tiering::disk::{BLOCK_BYTES, Chunk, Limits, Location};
+use larder_tiering::disk::{BLOCK_BYTES, Chunk, Limits, LoadFault, Location};
 use larder_tiering::pins::Budgets;
 
 const MIB: u64 = 1 << 20;
@@ -98,6 +98,13 @@ fn limits() -> Limits {
         loads_max: 12,
         half_life: HALF_LIFE,
     }
+}
+
+/// Reads one chunk back.
+fn load_one(media: &Fake, verify: Verify, one: Load<'_>) -> Result<(), LoadFault> {
+    let mut outcome = Ok(());
+    load(media, verify, vec![one], &mut |_, ended| outcome = ended);
+    outcome
 }
 
 /// Bytes of a chunk and what fills its last block.
@@ -236,7 +243,7 @@ impl World {
     fn scrub(&mut self) -> Result<(), String> {
         let Some((name, at, chunk)) = self.scrubs.pop_front() else { return Ok(()) };
         let bytes = &mut vec![0; in_blocks(chunk.bytes)];
-        let outcome = load(&*self.media, self.verify, &mut [Load { at, chunk, bytes }])[0];
+        let outcome = load_one(&*self.media, self.verify, Load { at, chunk, bytes });
         self.step(Input::Disk(DiskInput::Scrubbed { name, at, outcome }))
     }
 
@@ -256,7 +263,7 @@ impl World {
             }
             Job::Load { op: DiskOp::Load { load: id, at, chunk, .. }, to } => {
                 let bytes = &mut self.slab[to as usize..to as usize + in_blocks(chunk.bytes)];
-                let outcome = load(&*self.media, self.verify, &mut [Load { at, chunk, bytes }])[0];
+                let outcome = load_one(&*self.media, self.verify, Load { at, chunk, bytes });
                 self.step(Input::Disk(DiskInput::Loaded { load: id, outcome }))
             }
             Job::Load { .. } => Ok(()),
@@ -316,10 +323,10 @@ impl World {
                 bytes: &self.slab[*from as usize..*from as usize + in_blocks(record.chunk.bytes)],
             })
             .collect();
-        let outcomes = self.appender.append(&appends);
-        let inputs = writes.iter().zip(outcomes);
-        let inputs =
-            inputs.map(|((write, ..), outcome)| DiskInput::Written { write: *write, outcome }).collect();
+        let mut inputs = Vec::new();
+        self.appender.append(&appends, &mut |index, outcome| {
+            inputs.push(DiskInput::Written { write: writes[index].0, outcome });
+        });
         self.step_unless_crashed(inputs)
     }
 

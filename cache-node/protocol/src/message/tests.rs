@@ -197,3 +197,21 @@ proptest! {
         prop_assert_eq!(ToNode::decode(&message.encode()), Ok(message));
     }
 }
+
+/// Keys of every length are equal, ordered and hashed by their bytes, wherever these lie.
+#[test]
+fn keys_are_their_bytes() {
+    use std::hash::BuildHasher;
+    let hasher = std::hash::RandomState::new();
+    let keys: Vec<BlockKey> =
+        (1..=64_u8).map(|length| BlockKey::new(&vec![7; usize::from(length)]).unwrap()).collect();
+    assert!(BlockKey::new(&[]).is_none() && BlockKey::new(&[0; 65]).is_none());
+    for pair in keys.windows(2) {
+        assert!(pair[0] < pair[1] && pair[0] != pair[1]);
+        assert_ne!(hasher.hash_one(&pair[0]), hasher.hash_one(&pair[1]));
+    }
+    for key in keys {
+        let again = BlockKey::new(key.as_bytes()).unwrap();
+        assert_eq!((&again, hasher.hash_one(&again)), (&key, hasher.hash_one(&key)));
+    }
+}

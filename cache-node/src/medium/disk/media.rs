@@ -52,14 +52,30 @@ pub trait Media: Send + Sync {
     /// What the system said; `UnexpectedEof` past the segment's end.
     fn read(&self, segment: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
-    /// Several writes, in any order. One result for each.
-    fn write_many(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
-        writes.iter().map(|write| self.write(write.segment, write.offset, &write.parts)).collect()
+    /// Several writes, begun in this order, which may end in any. `begin` is asked right before each whether it is wanted,
+    /// while those before it are under way; `end` is told how each that was begun has ended. None is begun before all but
+    /// the last `span` before it have ended.
+    fn write_many(
+        &self,
+        writes: &[Write<'_>],
+        span: usize,
+        begin: &mut dyn FnMut(usize) -> bool,
+        end: &mut dyn FnMut(usize, io::Result<()>),
+    ) {
+        let _ = span;
+        for (index, write) in writes.iter().enumerate() {
+            if begin(index) {
+                end(index, self.write(write.segment, write.offset, &write.parts));
+            }
+        }
     }
 
-    /// Several reads, in any order. One result for each.
-    fn read_many(&self, reads: &mut [Read<'_>]) -> Vec<io::Result<()>> {
-        reads.iter_mut().map(|read| self.read(read.segment, read.offset, read.bytes)).collect()
+    /// Several reads, which may end in any order; `end` is told how each has ended, while others are under way.
+    fn read_many(&self, reads: &mut [Read<'_>], end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>)) {
+        for (index, read) in reads.iter_mut().enumerate() {
+            let result = self.read(read.segment, read.offset, read.bytes);
+            end(index, read.bytes, result);
+        }
     }
 
     /// How many reads or writes are worth handing over at once.

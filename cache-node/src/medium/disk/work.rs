@@ -14,7 +14,8 @@ use crate::store::Verify;
 /// Bytes written before what was written is made durable. At most so much of the tier is lost with the power.
 const SYNC_BYTES: u64 = 64 << 20;
 
-/// The most records that are handed to the medium at one time; recovery checks as many at a segment's end.
+/// How many records behind the first that is not yet written whole may be under way; recovery checks as many at a
+/// segment's end.
 pub const WRITES_AT_ONCE: usize = TAIL_RECORDS;
 
 /// A chunk to be appended.
@@ -63,49 +64,59 @@ impl Appender {
         }
     }
 
-    /// Appends chunks of one segment. Each is compared with its checksum first: nothing that was damaged in memory is
-    /// kept on disk.
-    pub fn append(&mut self, appends: &[Append<'_>]) -> Vec<Result<(), WriteFault>> {
-        debug_assert!(appends.len() <= WRITES_AT_ONCE, "recovery checks no more than that");
+    /// Appends chunks of one segment. Each is compared with its checksum first, while those before it are being written:
+    /// nothing that was damaged in memory is kept on disk. `end` is told how each has ended, as soon as it has.
+    pub fn append(&mut self, appends: &[Append<'_>], end: &mut dyn FnMut(usize, Result<(), WriteFault>)) {
         let good = |append: &Append<'_>| {
             let chunk = &append.bytes[..append.record.chunk.bytes as usize];
             self.verify == Verify::Off || chunk_checksum(chunk).0 == append.record.chunk.sum
         };
-        let mut results: Vec<Result<(), WriteFault>> = appends
-            .iter()
-            .map(|append| match self.open.contains_key(&append.at.segment) {
-                false => Err(WriteFault::Io),
-                true if good(append) => Ok(()),
-                true => Err(WriteFault::Damaged),
-            })
-            .collect();
-        let wanted: Vec<usize> = (0..appends.len()).filter(|index| results[*index].is_ok()).collect();
-        let headers: Vec<Header> = wanted.iter().map(|index| Header::of(&appends[*index])).collect();
-        let writes: Vec<Write<'_>> = wanted
+        let headers: Vec<Header> = appends.iter().map(Header::of).collect();
+        let writes: Vec<Write<'_>> = appends
             .iter()
             .zip(&headers)
-            .map(|(index, header)| {
-                let Append { at, bytes, .. } = &appends[*index];
-                Write { segment: at.segment, offset: at.offset, parts: [header.block(), bytes] }
+            .map(|(Append { at, bytes, .. }, header)| Write {
+                segment: at.segment,
+                offset: at.offset,
+                parts: [header.block(), bytes],
             })
             .collect();
-        for (index, written) in wanted.iter().zip(self.media.write_many(&writes)) {
-            let Append { at, record, .. } = &appends[*index];
-            match written {
-                Ok(()) => {
-                    self.open.entry(at.segment).or_default().push((at.offset, (*record).clone()));
-                    self.unsynced = (self.unsynced.0 + record.chunk.record_bytes(), at.segment);
-                }
-                Err(error) => {
-                    tracing::warn!(segment = at.segment, offset = at.offset, %error, "a chunk cannot be written to disk");
-                    results[*index] = Err(fault(&error));
-                }
-            }
+        // Told in one place, whoever finds out first: before a write, or after it.
+        let refused = std::cell::RefCell::new(Vec::new());
+        let mut written = Vec::new();
+        self.media.write_many(
+            &writes,
+            WRITES_AT_ONCE,
+            &mut |index| {
+                let append = &appends[index];
+                let fault = match self.open.contains_key(&append.at.segment) {
+                    false => Some(WriteFault::Io),
+                    true => (!good(append)).then_some(WriteFault::Damaged),
+                };
+                refused.borrow_mut().extend(fault.map(|fault| (index, fault)));
+                fault.is_none()
+            },
+            &mut |index, result| {
+                let Location { segment, offset } = appends[index].at;
+                let result = result.map_err(|error| {
+                    tracing::warn!(segment, offset, %error, "a chunk cannot be written to disk");
+                    fault(&error)
+                });
+                written.extend(result.is_ok().then_some(index));
+                end(index, result);
+            },
+        );
+        refused.into_inner().into_iter().for_each(|(index, fault)| end(index, Err(fault)));
+        // In the order of places, as the index has them.
+        written.sort_unstable();
+        for index in written {
+            let Append { at, record, .. } = &appends[index];
+            self.open.entry(at.segment).or_default().push((at.offset, (*record).clone()));
+            self.unsynced = (self.unsynced.0 + record.chunk.record_bytes(), at.segment);
         }
         if self.unsynced.0 >= SYNC_BYTES {
             self.sync();
         }
-        results
     }
 
     /// Makes durable what was written.
@@ -168,34 +179,30 @@ impl Header {
     }
 }
 
-/// Reads chunks back and compares their checksums. What is not right must not be used.
-pub fn load(media: &dyn Media, verify: Verify, loads: &mut [Load<'_>]) -> Vec<Result<(), LoadFault>> {
-    let mut reads: Vec<Read<'_>> = loads
-        .iter_mut()
-        .map(|load| Read {
-            segment: load.at.segment,
-            offset: load.at.offset + BLOCK_BYTES,
-            bytes: &mut *load.bytes,
-        })
-        .collect();
-    let read = media.read_many(&mut reads);
-    loads
-        .iter()
-        .zip(read)
-        .map(|(load, read)| match read {
+/// Reads chunks back and compares their checksums, each while others are being read. What is not right must not be used.
+/// `end` is told how each has ended, as soon as it has.
+pub fn load(
+    media: &dyn Media,
+    verify: Verify,
+    loads: Vec<Load<'_>>,
+    end: &mut dyn FnMut(usize, Result<(), LoadFault>),
+) {
+    let places: Vec<(Location, Chunk)> = loads.iter().map(|load| (load.at, load.chunk)).collect();
+    let read = |Load { at, bytes, .. }| Read { segment: at.segment, offset: at.offset + BLOCK_BYTES, bytes };
+    let mut reads: Vec<Read<'_>> = loads.into_iter().map(read).collect();
+    media.read_many(&mut reads, &mut |index, bytes, result| {
+        let (Location { segment, offset }, chunk) = places[index];
+        let outcome = match result {
             Err(error) => {
-                let Location { segment, offset } = load.at;
                 tracing::warn!(segment, offset, %error, "a chunk cannot be read from disk");
                 Err(LoadFault::Io)
             }
             Ok(()) if verify == Verify::Off => Ok(()),
-            Ok(()) => {
-                let chunk = &load.bytes[..load.chunk.bytes as usize];
-                let right = chunk_checksum(chunk).0 == load.chunk.sum;
-                if right { Ok(()) } else { Err(LoadFault::Damaged) }
-            }
-        })
-        .collect()
+            Ok(()) if chunk_checksum(&bytes[..chunk.bytes as usize]).0 == chunk.sum => Ok(()),
+            Ok(()) => Err(LoadFault::Damaged),
+        };
+        end(index, outcome);
+    });
 }
 
 fn fault(error: &io::Error) -> WriteFault {

@@ -12,6 +12,13 @@ use crate::store::Verify;
 
 const SEGMENT: u64 = 3;
 
+/// Appends one chunk, and says what was told of it: one thing.
+fn outcomes(appender: &mut Appender, append: Append<'_>) -> Vec<Result<(), WriteFault>> {
+    let mut told = Vec::new();
+    appender.append(&[append], &mut |_, outcome| told.push(outcome));
+    told
+}
+
 fn chunk(number: u8, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|index| (index as u8).wrapping_mul(31) ^ number).collect()
 }
@@ -46,7 +53,7 @@ fn fill(media: Arc<dyn Media>, numbers: std::ops::Range<u8>) -> (Appender, Vec<P
         let (record, bytes) = record(number);
         let at = Location { segment: SEGMENT, offset };
         let append = Append { at, record: &record, bytes: &in_blocks(bytes) };
-        assert_eq!(appender.append(&[append]), [Ok(())]);
+        assert_eq!(outcomes(&mut appender, append), [Ok(())]);
         appended.push((offset, record.clone()));
         offset += record.chunk.record_bytes();
     }
@@ -56,7 +63,9 @@ fn fill(media: Arc<dyn Media>, numbers: std::ops::Range<u8>) -> (Appender, Vec<P
 fn read_back(media: &dyn Media, (offset, record): &Placed) -> Result<Vec<u8>, LoadFault> {
     let mut bytes = vec![0; record.chunk.bytes.next_multiple_of(BLOCK_BYTES) as usize];
     let at = Location { segment: SEGMENT, offset: *offset };
-    let result = load(media, Verify::Lease, &mut [Load { at, chunk: record.chunk, bytes: &mut bytes }]);
+    let mut result = Vec::new();
+    let one = Load { at, chunk: record.chunk, bytes: &mut bytes };
+    load(media, Verify::Lease, vec![one], &mut |_, outcome| result.push(outcome));
     bytes.truncate(record.chunk.bytes as usize);
     result[0].map(|()| bytes)
 }
@@ -147,7 +156,7 @@ fn a_write_that_failed_or_was_torn_is_not_there() {
         media.fail(0, fault);
         let (record, bytes) = record(2);
         let at = Location { segment: SEGMENT, offset: end };
-        let written = appender.append(&[Append { at, record: &record, bytes: &in_blocks(bytes) }])[0];
+        let written = outcomes(&mut appender, Append { at, record: &record, bytes: &in_blocks(bytes) })[0];
         let expected = match fault {
             Fault::Full => Err(WriteFault::Full),
             Fault::Io | Fault::Short(_) => Err(WriteFault::Io),
@@ -172,7 +181,7 @@ fn a_segment_whose_write_failed_is_sealed_without_it() {
         let (record, bytes) = record(number);
         let at = Location { segment: SEGMENT, offset: end };
         let append = Append { at, record: &record, bytes: &in_blocks(bytes) };
-        assert_eq!(appender.append(&[append]), [expected]);
+        assert_eq!(outcomes(&mut appender, append), [expected]);
         if expected.is_ok() {
             appended.push((end, record.clone()));
         }
@@ -193,14 +202,14 @@ fn damage_in_memory_never_reaches_the_disk() {
     let mut bytes = in_blocks(bytes);
     bytes[99] ^= 1;
     let append = || Append { at: Location { segment: SEGMENT, offset: end }, record: &record, bytes: &bytes };
-    assert_eq!(appender.append(&[append()]), [Err(WriteFault::Damaged)]);
+    assert_eq!(outcomes(&mut appender, append()), [Err(WriteFault::Damaged)]);
     assert_eq!(scan(&*media, SEGMENT).records, appended);
     // The control: with checksums off it does.
     let mut appender = Appender::new(media.clone(), Verify::Off);
-    assert_eq!(appender.append(&[append()]), [Err(WriteFault::Io)], "only to a segment it made");
+    assert_eq!(outcomes(&mut appender, append()), [Err(WriteFault::Io)], "only to a segment it made");
     media.remove(SEGMENT).unwrap();
     appender.create(SEGMENT);
-    assert_eq!(appender.append(&[append()]), [Ok(())]);
+    assert_eq!(outcomes(&mut appender, append()), [Ok(())]);
 }
 
 #[test]

@@ -64,18 +64,93 @@ fn whole_blocks_and_pieces_lie_side_by_side() {
             Write { segment: 9, offset: 0, parts: [b"", b"nowhere"] },
             Write { segment: 1, offset: 8 * 4096, parts: [&blocks[..4096], &blocks[4096..]] },
         ];
-        let written: Vec<bool> = media.write_many(&writes).iter().map(Result::is_ok).collect();
-        assert_eq!(written, [true, false, true]);
+        let mut written = [None; 3];
+        media.write_many(&writes, 2, &mut |_| true, &mut |index, result| {
+            written[index] = Some(result.is_ok())
+        });
+        assert_eq!(written, [Some(true), Some(false), Some(true)]);
         let ((mut one, at), mut odd, mut none) = (aligned(2 * 4096), [0; 9], [0; 4096]);
         let mut reads = [
             Read { segment: 1, offset: 5 * 4096, bytes: &mut one[at..at + 2 * 4096] },
             Read { segment: 1, offset: 3 * 4096 - 5, bytes: &mut odd },
             Read { segment: 1, offset: 11 * 4096, bytes: &mut none },
         ];
-        let read: Vec<bool> = media.read_many(&mut reads).iter().map(Result::is_ok).collect();
-        assert_eq!(read, [true, true, false], "nothing lies behind the end");
+        let mut read = [None; 3];
+        media.read_many(&mut reads, &mut |index, _, result| read[index] = Some(result.is_ok()));
+        assert_eq!(read, [Some(true), Some(true), Some(false)], "nothing lies behind the end");
         assert_eq!(one[at..at + 2 * 4096], blocks[4096..]);
         assert_eq!(&odd[5..], b"tail");
         assert_eq!(odd[..5], blocks[3 * 4096 - 5..]);
+    });
+}
+
+/// Each write is begun while no more than `span` before it are open, what is not wanted is not written, and each of the others
+/// is told of once, with its bytes in place; likewise each read.
+#[test]
+fn many_at_once_are_bounded_and_each_ends_once() {
+    const COUNT: usize = 100;
+    with_each(|media| {
+        media.create(1).unwrap();
+        let (mut buffer, start) = aligned(COUNT * 4096);
+        buffer[start..].chunks_mut(4096).zip(1_u8..).for_each(|(block, number)| block.fill(number));
+        let blocks: Vec<&[u8]> = buffer[start..start + COUNT * 4096].chunks(4096).collect();
+        let writes: Vec<Write<'_>> = (0_u64..)
+            .zip(&blocks)
+            .map(|(index, block)| Write { segment: 1, offset: index * 4096, parts: [block, &[]] })
+            .collect();
+        let ended = std::cell::RefCell::new([0_u32; COUNT]);
+        let is_wanted = |index: usize| index % 7 != 3;
+        media.write_many(
+            &writes,
+            4,
+            &mut |index| {
+                let open = (0..index).find(|before| is_wanted(*before) && ended.borrow()[*before] == 0);
+                assert!(open.is_none_or(|open| index < open + 4), "{index} is begun while {open:?} is open");
+                is_wanted(index)
+            },
+            &mut |index, result| {
+                result.unwrap();
+                ended.borrow_mut()[index] += 1;
+            },
+        );
+        let expected: Vec<u32> = (0..COUNT).map(|index| u32::from(is_wanted(index))).collect();
+        assert_eq!(ended.into_inner().as_slice(), expected);
+        let (mut found, from) = aligned(COUNT * 4096);
+        let parts = found[from..from + COUNT * 4096].chunks_mut(4096);
+        let mut reads: Vec<Read<'_>> = (0_u64..)
+            .zip(parts)
+            .map(|(index, bytes)| Read { segment: 1, offset: index * 4096, bytes })
+            .collect();
+        let mut read = [0; COUNT];
+        media.read_many(&mut reads, &mut |index, bytes, result| {
+            result.unwrap();
+            read[index] += 1;
+            let right = if is_wanted(index) { index as u8 + 1 } else { 0 };
+            assert!(bytes.iter().all(|byte| *byte == right), "block {index}");
+        });
+        assert_eq!(read, [1; COUNT]);
+    });
+}
+
+/// Whoever is told of an end may panic; nothing is under way any more when that is caught.
+#[test]
+fn a_panic_leaves_nothing_under_way() {
+    with_each(|media| {
+        media.create(1).unwrap();
+        let (buffer, start) = aligned(32 * 4096);
+        media.write(1, 0, &[&buffer[start..start + 32 * 4096]]).unwrap();
+        let (mut found, from) = aligned(32 * 4096);
+        let parts = found[from..from + 32 * 4096].chunks_mut(4096);
+        let mut reads: Vec<Read<'_>> = (0_u64..)
+            .zip(parts)
+            .map(|(index, bytes)| Read { segment: 1, offset: index * 4096, bytes })
+            .collect();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            media.read_many(&mut reads, &mut |_, _, _| panic!("as wanted here"));
+        }));
+        assert!(caught.is_err());
+        let mut again = [1; 4096];
+        media.read(1, 0, &mut again).unwrap();
+        assert_eq!(again, [0; 4096]);
     });
 }

@@ -2,8 +2,8 @@
 //! (<https://man7.org/linux/man-pages/man7/io_uring.7.html>).
 //!
 //! One of the files of this package with `unsafe` in them: the kernel reads and writes buffers after the call that named
-//! them has returned. What keeps it sound: [`run`] does not return, nor unwind, before every buffer it has handed over was
-//! given back; nothing it calls in between can panic.
+//! them has returned. What keeps it sound: a [`Flight`] is not gone, by unwinding neither, before every buffer that was
+//! handed over through it was given back.
 
 #![expect(unsafe_code, reason = "hands buffers to the kernel; see the module's documentation")]
 
@@ -44,73 +44,124 @@ impl Uring {
         IoUring::new(DEPTH as u32).map(drop)
     }
 
-    /// Runs operations, at most [`DEPTH`]. Each one's result is what the kernel said; none if it was never asked.
-    fn run(&self, entries: &[squeue::Entry]) -> Vec<Option<i32>> {
-        let lock = || self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = lock().pop();
-        let Some(mut ring) = spare.or_else(|| IoUring::new(DEPTH as u32).ok()) else {
-            return vec![None; entries.len()];
-        };
-        let (results, whole) = run(&mut ring, entries);
-        if whole {
-            lock().push(ring);
-        }
-        results
+    /// Reads by plain calls, and tells.
+    fn end_plainly(
+        &self,
+        read: &mut Read<'_>,
+        index: usize,
+        end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>),
+    ) {
+        let result = self.files.read(read.segment, read.offset, read.bytes);
+        end(index, read.bytes, result);
     }
 
-    /// Runs operations of so many bytes each. What was not done in one piece has to be done again by plain calls.
-    fn run_whole(&self, entries: Vec<Option<squeue::Entry>>, bytes: &[usize]) -> Vec<bool> {
-        let given: Vec<usize> = (0..entries.len()).filter(|index| entries[*index].is_some()).collect();
-        let entries: Vec<squeue::Entry> = entries.into_iter().flatten().collect();
-        let mut whole = vec![false; bytes.len()];
-        for (indexes, entries) in given.chunks(DEPTH).zip(entries.chunks(DEPTH)) {
-            for (index, result) in indexes.iter().zip(self.run(entries)) {
-                whole[*index] = result.is_some_and(|count| usize::try_from(count) == Ok(bytes[*index]));
-            }
-        }
-        whole
+    /// A ring that nobody else uses, if one can be had.
+    fn ring(&self) -> Option<IoUring> {
+        let spare = self.rings.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.or_else(|| IoUring::new(DEPTH as u32).ok())
+    }
+
+    /// Gives a ring back.
+    fn put_back(&self, ring: IoUring) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).push(ring);
     }
 }
 
-/// Runs operations and waits for all of them. False if the ring must not be used again.
-fn run(ring: &mut IoUring, entries: &[squeue::Entry]) -> (Vec<Option<i32>>, bool) {
-    let mut results = vec![None; entries.len()];
-    let mut pushed = 0;
-    for (entry, index) in entries.iter().zip(0_u64..) {
-        // SAFETY: what the entry points to is borrowed by the caller, and this function returns only when the kernel has
-        // answered it (or has never been given it, below).
-        let full = unsafe { ring.submission().push(&entry.clone().user_data(index)) }.is_err();
-        if full {
-            break;
-        }
-        pushed += 1;
+/// Whether the kernel moved all bytes.
+fn is_whole(count: i32, bytes: usize) -> bool {
+    usize::try_from(count) == Ok(bytes)
+}
+
+/// Operations under way on one ring. Dropping it, by unwinding too, waits until the kernel has answered all of them.
+struct Flight<'a> {
+    ring: &'a mut IoUring,
+    pushed: usize,
+    answered: usize,
+    /// The ring must not be used again.
+    failed: bool,
+}
+
+impl<'a> Flight<'a> {
+    fn new(ring: &'a mut IoUring) -> Self {
+        Self { ring, pushed: 0, answered: 0, failed: false }
     }
-    let (mut answered, mut failed) = (0, false);
-    loop {
-        let not_given = ring.submission().len();
-        // What was pushed and not taken by the kernel is never touched by it; after a failure it stays so.
-        if answered == pushed || (failed && answered + not_given == pushed) {
-            break;
+
+    /// Hands an operation over. False if that cannot be done.
+    ///
+    /// # Safety
+    /// What the entry points to must stay as it is, and nobody touch it, until it is answered or this is dropped.
+    unsafe fn push(&mut self, entry: squeue::Entry, index: usize) -> bool {
+        if self.failed {
+            return false;
         }
-        let wanted = if failed { 1 } else { pushed - answered };
-        let entered =
-            if failed { ring.submitter().enter_getting_events() } else { ring.submit_and_wait(wanted) };
+        // SAFETY: the caller's promise.
+        let full = unsafe { self.ring.submission().push(&entry.user_data(index as u64)) }.is_err();
+        if full {
+            return false;
+        }
+        self.pushed += 1;
+        let entered = self.ring.submit();
+        self.note(entered);
+        true
+    }
+
+    fn note(&mut self, entered: io::Result<usize>) {
         if let Err(error) = entered {
             let again = matches!(
                 error.kind(),
                 io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy
             );
-            failed |= !again;
+            self.failed |= !again;
             std::thread::yield_now();
         }
-        for answer in ring.completion() {
-            answered += 1;
-            if let Some(result) = results.get_mut(answer.user_data() as usize) {
-                *result = Some(answer.result());
-            }
+    }
+
+    /// Whether nothing is under way. What was pushed and not taken by the kernel is never touched by it; after a failure it
+    /// stays so.
+    fn is_over(&mut self) -> bool {
+        let not_given = if self.failed { self.ring.submission().len() } else { 0 };
+        self.answered + not_given == self.pushed
+    }
+
+    /// Waits for an answer, and returns all there are: which operation, and what the kernel said.
+    fn answers(&mut self) -> Vec<(usize, i32)> {
+        let entered = if self.failed {
+            self.ring.submitter().enter_getting_events()
+        } else {
+            self.ring.submit_and_wait(1)
+        };
+        self.note(entered);
+        let answers: Vec<(usize, i32)> =
+            self.ring.completion().map(|answer| (answer.user_data() as usize, answer.result())).collect();
+        self.answered += answers.len();
+        answers
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        while !self.is_over() {
+            self.answers();
         }
     }
-    (results, !failed)
+}
+
+/// Which of so many operations have ended, and how far the first that has not.
+struct Ended {
+    ended: Vec<bool>,
+    first_open: usize,
+}
+
+impl Ended {
+    fn new(count: usize) -> Self {
+        Self { ended: vec![false; count], first_open: 0 }
+    }
+
+    fn note(&mut self, index: usize) {
+        self.ended[index] = true;
+        let open = self.ended[self.first_open..].iter().position(|ended| !ended);
+        self.first_open = open.map_or(self.ended.len(), |more| self.first_open + more);
+    }
 }
 
 trait EnterGettingEvents {
@@ -138,46 +189,128 @@ impl Media for Uring {
         self.files.read(segment, offset, bytes)
     }
 
-    fn write_many(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
-        let handles: Vec<Option<Arc<Handles>>> =
-            writes.iter().map(|write| self.files.handles(write.segment).ok()).collect();
-        // An `IoSlice` has the form of an iovec; these live until all is done.
+    fn write_many(
+        &self,
+        writes: &[Write<'_>],
+        span: usize,
+        begin: &mut dyn FnMut(usize) -> bool,
+        end: &mut dyn FnMut(usize, io::Result<()>),
+    ) {
+        let plain = |index: usize| {
+            let Write { segment, offset, parts } = &writes[index];
+            self.files.write(*segment, *offset, parts)
+        };
+        // An `IoSlice` has the form of an iovec; these and the files live until all is done.
         let slices: Vec<[IoSlice<'_>; 2]> =
             writes.iter().map(|write| write.parts.map(IoSlice::new)).collect();
-        let entry = |index: usize| {
-            let Write { offset, parts, .. } = &writes[index];
-            let places = parts.map(|part| (part.as_ptr(), part.len()));
-            let file = handles[index].as_ref()?.for_bytes(*offset, &places).as_raw_fd();
-            let slices = slices[index].as_ptr().cast();
-            Some(opcode::Writev::new(Fd(file), slices, 2).offset(*offset).build())
-        };
-        let bytes: Vec<usize> =
-            writes.iter().map(|write| write.parts.iter().map(|part| part.len()).sum()).collect();
-        let whole = self.run_whole((0..writes.len()).map(entry).collect(), &bytes);
-        let again = |(write, whole): (&Write<'_>, bool)| match whole {
-            true => Ok(()),
-            false => self.files.write(write.segment, write.offset, &write.parts),
-        };
-        writes.iter().zip(whole).map(again).collect()
+        let mut files: Vec<Arc<Handles>> = Vec::with_capacity(writes.len());
+        let mut ring = self.ring();
+        let mut flight = ring.as_mut().map(Flight::new);
+        let (mut ended, mut next) = (Ended::new(writes.len()), 0);
+        while ended.first_open < writes.len() {
+            if next < writes.len() && next < ended.first_open + span.clamp(1, DEPTH) {
+                let index = next;
+                next += 1;
+                if !begin(index) {
+                    ended.note(index);
+                    continue;
+                }
+                let Write { segment, offset, parts } = &writes[index];
+                let handles = self.files.handles(*segment).ok();
+                let entry = handles.map(|handles| {
+                    let places = parts.map(|part| (part.as_ptr(), part.len()));
+                    let file = Fd(handles.for_bytes(*offset, &places).as_raw_fd());
+                    files.push(handles);
+                    opcode::Writev::new(file, slices[index].as_ptr().cast(), 2).offset(*offset).build()
+                });
+                // SAFETY: the parts are borrowed for the whole call, slices and files live longer than the flight or are only
+                // read by the kernel while it is under way: all are declared before it.
+                let given = entry
+                    .zip(flight.as_mut())
+                    .is_some_and(|(entry, flight)| unsafe { flight.push(entry, index) });
+                if !given {
+                    end(index, plain(index));
+                    ended.note(index);
+                }
+                continue;
+            }
+            let under_way = flight.as_mut().and_then(|flight| (!flight.is_over()).then_some(flight));
+            let answers = under_way.map(Flight::answers);
+            match answers {
+                Some(answers) => {
+                    for (index, count) in answers {
+                        let bytes: usize = writes[index].parts.iter().map(|part| part.len()).sum();
+                        // What was not done in one piece is done again by plain calls.
+                        end(index, if is_whole(count, bytes) { Ok(()) } else { plain(index) });
+                        ended.note(index);
+                    }
+                }
+                // The ring has failed: what it never took is done by plain calls.
+                None => {
+                    for index in (0..next).filter(|index| !ended.ended[*index]).collect::<Vec<_>>() {
+                        end(index, plain(index));
+                        ended.note(index);
+                    }
+                }
+            }
+        }
+        let whole = flight.is_some_and(|flight| !flight.failed);
+        ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
     }
 
-    fn read_many(&self, reads: &mut [Read<'_>]) -> Vec<io::Result<()>> {
-        let handles: Vec<Option<Arc<Handles>>> =
-            reads.iter().map(|read| self.files.handles(read.segment).ok()).collect();
-        let entry = |(read, handles): (&mut Read<'_>, &Option<Arc<Handles>>)| {
-            let (start, length) = (read.bytes.as_mut_ptr(), read.bytes.len());
-            let file = handles.as_ref()?.for_bytes(read.offset, &[(start.cast_const(), length)]).as_raw_fd();
-            let length = u32::try_from(length).ok()?;
-            Some(opcode::Read::new(Fd(file), start, length).offset(read.offset).build())
-        };
-        let entries = reads.iter_mut().zip(&handles).map(entry).collect();
-        let bytes: Vec<usize> = reads.iter().map(|read| read.bytes.len()).collect();
-        let whole = self.run_whole(entries, &bytes);
-        let again = |(read, whole): (&mut Read<'_>, bool)| match whole {
-            true => Ok(()),
-            false => self.files.read(read.segment, read.offset, read.bytes),
-        };
-        reads.iter_mut().zip(whole).map(again).collect()
+    fn read_many(&self, reads: &mut [Read<'_>], end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>)) {
+        let mut files: Vec<Arc<Handles>> = Vec::with_capacity(reads.len());
+        let mut ring = self.ring();
+        let mut flight = ring.as_mut().map(Flight::new);
+        let (mut ended, mut next) = (Ended::new(reads.len()), 0);
+        while ended.first_open < reads.len() {
+            if next < reads.len() && next < ended.first_open + DEPTH {
+                let index = next;
+                next += 1;
+                let Read { segment, offset, bytes } = &mut reads[index];
+                let (start, length) = (bytes.as_mut_ptr(), bytes.len());
+                let handles = self.files.handles(*segment).ok().zip(u32::try_from(length).ok());
+                let entry = handles.map(|(handles, count)| {
+                    let file = Fd(handles.for_bytes(*offset, &[(start.cast_const(), length)]).as_raw_fd());
+                    files.push(handles);
+                    opcode::Read::new(file, start, count).offset(*offset).build()
+                });
+                // SAFETY: the bytes are borrowed for the whole call, and not touched here before the kernel has answered;
+                // files live longer than the flight: they are declared before it.
+                let given = entry
+                    .zip(flight.as_mut())
+                    .is_some_and(|(entry, flight)| unsafe { flight.push(entry, index) });
+                if !given {
+                    self.end_plainly(&mut reads[index], index, end);
+                    ended.note(index);
+                }
+                continue;
+            }
+            let under_way = flight.as_mut().and_then(|flight| (!flight.is_over()).then_some(flight));
+            let answers = under_way.map(Flight::answers);
+            match answers {
+                Some(answers) => {
+                    for (index, count) in answers {
+                        let read = &mut reads[index];
+                        match is_whole(count, read.bytes.len()) {
+                            true => end(index, read.bytes, Ok(())),
+                            // What was not done in one piece is done again by plain calls.
+                            false => self.end_plainly(read, index, end),
+                        }
+                        ended.note(index);
+                    }
+                }
+                // The ring has failed: what it never took is done by plain calls.
+                None => {
+                    for index in (0..next).filter(|index| !ended.ended[*index]).collect::<Vec<_>>() {
+                        self.end_plainly(&mut reads[index], index, end);
+                        ended.note(index);
+                    }
+                }
+            }
+        }
+        let whole = flight.is_some_and(|flight| !flight.failed);
+        ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
     }
 
     fn depth(&self) -> usize {
