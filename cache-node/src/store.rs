@@ -43,8 +43,8 @@ mod tenants;
 
 pub use arena::{ChunkName, HALF_LIFE, SLOTS_PER_EXTENT};
 pub use counts::{Counts, DeviceStats, LinkStats, Stats};
-pub use moves::{DeviceInput, DeviceOp, JobId, Pages};
 pub use journal::{JOURNAL_AFTER, JournalOp};
+pub use moves::{DeviceInput, DeviceOp, JobId, Pages};
 pub use port::{
     Check, ConnectionId, CopyId, Damage, DiskInput, DiskOp, Finding, Input, Output, SessionId, Ticket,
     VerifyId,

@@ -13,8 +13,8 @@ use super::*;
 
 mod disk;
 mod ending;
-mod moving;
 mod mix;
+mod moving;
 mod pinning;
 mod random;
 mod recipes;

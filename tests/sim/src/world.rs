@@ -243,7 +243,7 @@ impl World {
     fn scrub(&mut self) -> Result<(), String> {
         let Some((name, at, chunk)) = self.scrubs.pop_front() else { return Ok(()) };
         let bytes = &mut vec![0; in_blocks(chunk.bytes)];
-        let outcome = load_one(&*self.media, self.verify, Load { at, chunk, bytes });
+        let outcome = load_one(&self.media, self.verify, Load { at, chunk, bytes });
         self.step(Input::Disk(DiskInput::Scrubbed { name, at, outcome }))
     }
 
@@ -263,7 +263,7 @@ impl World {
             }
             Job::Load { op: DiskOp::Load { load: id, at, chunk, .. }, to } => {
                 let bytes = &mut self.slab[to as usize..to as usize + in_blocks(chunk.bytes)];
-                let outcome = load_one(&*self.media, self.verify, Load { at, chunk, bytes });
+                let outcome = load_one(&self.media, self.verify, Load { at, chunk, bytes });
                 self.step(Input::Disk(DiskInput::Loaded { load: id, outcome }))
             }
             Job::Load { .. } => Ok(()),

@@ -31,6 +31,9 @@ pub struct Write<'a> {
     pub parts: [&'a [u8]; 2],
 }
 
+/// Is told which read has ended, with its bytes, and how.
+pub type ReadEnd<'a> = dyn FnMut(usize, &mut [u8], io::Result<()>) + 'a;
+
 /// Segments by number. Calls may come from several threads; a segment has one writer. Bytes that begin at whole blocks in
 /// the segment and in memory, and are whole blocks, may go past the page cache.
 pub trait Media: Send + Sync {
@@ -71,7 +74,7 @@ pub trait Media: Send + Sync {
     }
 
     /// Several reads, which may end in any order; `end` is told how each has ended, while others are under way.
-    fn read_many(&self, reads: &mut [Read<'_>], end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>)) {
+    fn read_many(&self, reads: &mut [Read<'_>], end: &mut ReadEnd<'_>) {
         for (index, read) in reads.iter_mut().enumerate() {
             let result = self.read(read.segment, read.offset, read.bytes);
             end(index, read.bytes, result);

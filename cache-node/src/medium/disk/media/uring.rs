@@ -15,7 +15,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 
 use super::files::Handles;
-use super::{Files, Media, Read, Write};
+use super::{Files, Media, Read, ReadEnd, Write};
 
 /// Reads or writes under way in one call: enough to keep an NVMe drive busy with chunks of some hundred KiB.
 const DEPTH: usize = 32;
@@ -45,12 +45,7 @@ impl Uring {
     }
 
     /// Reads by plain calls, and tells.
-    fn end_plainly(
-        &self,
-        read: &mut Read<'_>,
-        index: usize,
-        end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>),
-    ) {
+    fn end_plainly(&self, read: &mut Read<'_>, index: usize, end: &mut ReadEnd<'_>) {
         let result = self.files.read(read.segment, read.offset, read.bytes);
         end(index, read.bytes, result);
     }
@@ -258,7 +253,7 @@ impl Media for Uring {
         ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
     }
 
-    fn read_many(&self, reads: &mut [Read<'_>], end: &mut dyn FnMut(usize, &mut [u8], io::Result<()>)) {
+    fn read_many(&self, reads: &mut [Read<'_>], end: &mut ReadEnd<'_>) {
         let mut files: Vec<Arc<Handles>> = Vec::with_capacity(reads.len());
         let mut ring = self.ring();
         let mut flight = ring.as_mut().map(Flight::new);
