@@ -90,6 +90,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let token = token.transpose()?;
     warn_of_dangers(&config);
     let shared = shared_memory(&config)?;
+    if config.prefault {
+        take_pages(&config, &shared.slab)?;
+    }
     let (engines, _engine_file) = bind("engine_socket", &config.engine_socket, config.engine_socket_mode)?;
     let (listener, address, _control_file) = listen(&config.control).await?;
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
@@ -131,6 +134,24 @@ fn warn_of_dangers(config: &Config) {
     if config.debug_faults {
         tracing::warn!("debug_faults = true: anyone who can ask the control API can damage what is held");
     }
+}
+
+/// Takes the slab's pages in the background, each thread every so many extents.
+fn take_pages(config: &Config, slab: &Arc<SharedMemory>) -> io::Result<()> {
+    let threads = threads(config);
+    for first in 0..threads {
+        let slab = Arc::clone(slab);
+        std::thread::Builder::new().name("host-pages".to_owned()).spawn(move || {
+            let start = std::time::Instant::now();
+            for extent in (first as u64..slab.bytes() / EXTENT_BYTES).step_by(threads) {
+                if let Err(error) = slab.populate(extent * EXTENT_BYTES, EXTENT_BYTES) {
+                    return tracing::warn!(extent, %error, "pages of the host tier are taken only when they are used");
+                }
+            }
+            tracing::debug!(seconds = start.elapsed().as_secs_f64(), "took pages of the host tier");
+        })?;
+    }
+    Ok(())
 }
 
 fn shared_memory(config: &Config) -> Result<Shared, StartError> {

@@ -37,6 +37,8 @@ pub struct Config {
     pub log_json: bool,
     /// Bytes of the host slab, a multiple of [`EXTENT_BYTES`].
     pub host_bytes: u64,
+    /// Whether the pages of the slab are taken at the start, in the background.
+    pub prefault: bool,
     /// Bytes of each engine's writable region, at most.
     pub region_bytes: u64,
     /// Bytes of recipes.

@@ -367,7 +367,16 @@ impl Driver {
                 self.quotas.remove(&ticket).map(|reply| reply.send(answer));
             }
             Output::Cleared { ticket, chunks, kept } => {
-                self.clears.remove(&ticket).map(|reply| reply.send((chunks, kept)));
+                let Some(reply) = self.clears.remove(&ticket) else { return };
+                // Whoever asked may have given up.
+                let answer = move || {
+                    let _ = reply.send((chunks, kept));
+                };
+                match &self.disk {
+                    // Only once the segments are removed: what a kill right after this would bring back was not forgotten.
+                    Some(disk) => disk.then(answer),
+                    None => answer(),
+                }
             }
             Output::Damaged { ticket, found, flip } => {
                 if let Some((offset, bit)) = flip {

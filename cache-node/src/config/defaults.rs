@@ -20,6 +20,8 @@ pub(super) const ENGINE_SOCKET_MODE: u32 = 0o600;
 pub(super) const CONTROL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
 /// What an operator acts on, without a line per request.
 pub(super) const LOG: &str = "info";
+/// A store into pages that were never touched takes several times as long as into others, and an engine waits for it.
+pub(super) const PREFAULT: bool = true;
 /// A step's worth of new chunks of a large engine, so that stores do not wait for the copy of the step before.
 pub(super) const REGION: u64 = 256 * MIB;
 /// Some 400,000 chunk keys and 100,000 chain points.

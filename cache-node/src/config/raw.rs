@@ -14,7 +14,7 @@ pub(super) struct RawConfig {
     pub(super) token_file: Option<String>,
     pub(super) log: Option<String>,
     pub(super) log_json: Option<bool>,
-    pub(super) host: Option<u64>,
+    pub(super) host: RawHost,
     pub(super) region: Option<u64>,
     pub(super) recipes: Option<u64>,
     pub(super) lease_ttl: Option<Duration>,
@@ -49,9 +49,7 @@ impl RawConfig {
             token_file: root.string("token_file"),
             log: root.string("log"),
             log_json: root.one_of("log_format", &[("text", false), ("json", true)]),
-            host: root
-                .require("host")
-                .table("host", |host| host.require("size").size("size", defaults::HOST_RANGE)),
+            host: root.require("host").table("host", RawHost::read),
             region: root.table("region", |region| region.size("size", defaults::REGION_RANGE)),
             recipes: root.table("recipes", |recipes| recipes.size("size", defaults::RECIPES_RANGE)),
             lease_ttl: root.duration("lease_ttl", defaults::LEASE_TTL_RANGE),
@@ -66,6 +64,20 @@ impl RawConfig {
             quotas: root.table("quotas", RawQuotas::read),
             disk: root.table("disk", RawDisk::read),
             limits: root.table("limits", RawLimits::read),
+        }
+    }
+}
+
+pub(super) struct RawHost {
+    pub(super) size: Option<u64>,
+    pub(super) prefault: Option<bool>,
+}
+
+impl RawHost {
+    fn read(host: &mut Reader<'_>) -> Self {
+        Self {
+            size: host.require("size").size("size", defaults::HOST_RANGE),
+            prefault: host.bool("prefault"),
         }
     }
 }

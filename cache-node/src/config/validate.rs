@@ -33,7 +33,7 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
     if log.trim().is_empty() {
         report.fault("log", "is empty").hint("write \"off\" to log nothing");
     }
-    let host = raw.host.unwrap_or(defaults::EXTENT_BYTES);
+    let host = raw.host.size.unwrap_or(defaults::EXTENT_BYTES);
     Config {
         engine_socket,
         engine_socket_mode: mode(raw.engine_socket_mode.as_deref(), report),
@@ -42,6 +42,7 @@ pub(super) fn validate(raw: RawConfig, report: &mut Report) -> Config {
         log,
         log_json: raw.log_json.unwrap_or(false),
         host_bytes: host - host % defaults::EXTENT_BYTES,
+        prefault: raw.host.prefault.unwrap_or(defaults::PREFAULT),
         region_bytes: raw.region.unwrap_or(defaults::REGION),
         recipe_bytes: raw.recipes.unwrap_or(defaults::RECIPES),
         pins: pins(&raw.pins),

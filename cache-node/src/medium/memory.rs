@@ -112,6 +112,18 @@ impl SharedMemory {
         if huge > 0 { Pages::Transparent } else { Pages::Small }
     }
 
+    /// Takes the pages of these bytes, which stay as they are (`MADV_POPULATE_WRITE`, Linux 5.14): whoever writes there first
+    /// need not wait for them.
+    ///
+    /// # Errors
+    /// What the system said: too old, or no memory.
+    pub fn populate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let start = self.at(offset, bytes);
+        // SAFETY: the range was checked; the advice takes pages and changes no contents, whoever writes there meanwhile.
+        unsafe { madvise(start.cast(), bytes as usize, MmapAdvise::MADV_POPULATE_WRITE) }?;
+        Ok(())
+    }
+
     /// Locks all of it in memory and lets it go again, to see whether that is allowed.
     ///
     /// # Errors

@@ -53,6 +53,7 @@ enum WriteJob {
     Seal { segment: u64, end: u64 },
     Remove(u64),
     Recipes(JournalOp),
+    Then(Box<dyn FnOnce() + Send>),
 }
 
 /// A chunk to be read back and forgotten.
@@ -149,6 +150,11 @@ impl DiskThreads {
         self.give(WriteJob::Recipes(op));
     }
 
+    /// Calls this once all that was given to the writer before is done.
+    pub fn then(&self, call: impl FnOnce() + Send + 'static) {
+        self.give(WriteJob::Then(Box::new(call)));
+    }
+
     fn give(&self, job: WriteJob) {
         if let Some(writer) = &self.writer {
             // A writer that panicked has said so, and what it was given is never answered: its slots stay pinned.
@@ -214,6 +220,7 @@ impl Writer {
         match job {
             WriteJob::Create(segment) => self.appender.create(segment),
             WriteJob::Remove(segment) => self.appender.remove(segment),
+            WriteJob::Then(call) => call(),
             WriteJob::Recipes(JournalOp::Append { file, records }) => {
                 self.journal.append(&*self.parts.media, file, &records);
             }

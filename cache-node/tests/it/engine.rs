@@ -53,6 +53,8 @@ impl Wire {
                     match recvmsg::<()>(fd, &mut pieces, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
                         Ok(received) => received,
                         Err(nix::errno::Errno::ECONNRESET) => return None,
+                        // Another test of this process stopped or traced it for a moment.
+                        Err(nix::errno::Errno::EINTR) => continue,
                         Err(error) => panic!("{error}"),
                     };
                 for control in received.cmsgs().unwrap() {

@@ -27,6 +27,15 @@ fn engines_can_read_the_slab_but_never_write_or_resize_it() {
     }
 }
 
+#[test]
+fn taking_pages_changes_nothing() {
+    let slab = SharedMemory::create("slab", 1 << 20, Others::Read).unwrap();
+    slab.fill(&[(4096, 3)], |mut parts| parts[0].copy_from_slice(b"abc"));
+    slab.populate(0, 1 << 20).unwrap();
+    slab.with_bytes(&[(4095, 5)], |parts| assert_eq!(parts[0], b"\0abc\0"));
+    assert!(matches!(slab.pages(), Pages::Small | Pages::Transparent));
+}
+
 /// The negative control: a region is made to be written.
 #[test]
 fn engines_can_write_their_region_but_not_resize_it() {
