@@ -207,6 +207,7 @@ fn staged(pages: bool) -> (World, ConnectionId, LeaseId) {
         engine: Some("e1".into()),
         deadline_ms: None,
         max_bytes: None,
+        tenant: None,
     };
     for tag in [9, 10] {
         let fresh = world.fresh();
