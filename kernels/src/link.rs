@@ -94,6 +94,7 @@ pub struct Link {
 struct Landing {
     slab: Arc<LandingSlab>,
     slot_bytes: usize,
+    slots: usize,
     free: Vec<usize>,
 }
 
@@ -134,6 +135,7 @@ impl Link {
             landing: Landing {
                 slab: Arc::new(LandingSlab::create(device, all)?),
                 slot_bytes,
+                slots,
                 free: (0..slots).map(|slot| slot * slot_bytes).collect(),
             },
             settings,
@@ -184,11 +186,17 @@ impl Link {
         self.ready();
         self.reap();
         while !self.landing.free.is_empty()
-            && let Some((kind, bytes, (id, transfer))) = self.queue.begin()
+            && let Some((kind, bytes, (id, transfer))) = self.queue.begin(self.may_store())
         {
             self.begin(id, kind, bytes, &transfer);
         }
         std::mem::take(&mut self.news)
+    }
+
+    /// Stores take half of the slots at most, so that a load that comes finds one at once; where there is only one, that.
+    fn may_store(&self) -> bool {
+        let stores = self.going.iter().filter(|going| going.kind == Kind::Store).count();
+        stores < (self.landing.slots / 2).max(1)
     }
 
     /// Waits for what is on its way, blocking the thread; nothing new begins.

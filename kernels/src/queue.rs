@@ -85,8 +85,8 @@ impl<T> Queue<T> {
 
     /// The next transfer to begin, if one may now. It counts as on its way until [`Queue::ended`] is told of it. One
     /// that does not fit goes all the same where it would wait for ever: a load when no other is on its way, a store
-    /// when nothing is.
-    pub fn begin(&mut self) -> Option<(Kind, u64, T)> {
+    /// when nothing is. No store begins unless it `may_store`.
+    pub fn begin(&mut self, may_store: bool) -> Option<(Kind, u64, T)> {
         let on_its_way = self.depth.loading_bytes.saturating_add(self.depth.storing_bytes);
         if let Some((bytes, _)) = self.loads.front() {
             let fits = on_its_way.saturating_add(*bytes) <= self.limits.bytes_max;
@@ -98,7 +98,7 @@ impl<T> Queue<T> {
             self.depth.loading_bytes = self.depth.loading_bytes.saturating_add(bytes);
             return Some((Kind::Load, bytes, transfer));
         }
-        let (bytes, _) = self.stores.front()?;
+        let (bytes, _) = self.stores.front().filter(|_| may_store)?;
         let fits = on_its_way.saturating_add(*bytes) <= self.limits.bytes_max
             && self.depth.storing_bytes.saturating_add(*bytes) <= self.limits.store_bytes_max;
         if !fits && on_its_way > 0 {

@@ -58,6 +58,8 @@ pub(super) struct Landing {
     free: BTreeMap<u64, u64>,
     entries: HashMap<PartPlace, Entry>,
     waiting: BTreeMap<Turn, (PartPlace, u64, LeaseId)>,
+    /// Of each lease, how many of its parts wait; none that has none.
+    waiting_of: HashMap<LeaseId, usize>,
     next: u64,
     /// Parts that made room for others.
     pub(super) displaced: u64,
@@ -71,6 +73,7 @@ impl Landing {
             free: free.into_iter().collect(),
             entries: HashMap::new(),
             waiting: BTreeMap::new(),
+            waiting_of: HashMap::new(),
             next: 0,
             displaced: 0,
         }
@@ -90,6 +93,7 @@ impl Landing {
             } else if self.waiting.len() < WAITING_MAX {
                 self.next += 1;
                 self.waiting.insert((needed_by, self.next), (place, bytes, lease));
+                *self.waiting_of.entry(lease).or_default() += 1;
             }
         }
     }
@@ -98,6 +102,11 @@ impl Landing {
     /// of the same lease and comes behind it: a load uses the beginning first.
     pub(super) fn next(&mut self, extra: impl Fn(u64) -> u64) -> Option<Fill> {
         while let Some(((needed_by, _), (place, bytes, lease))) = self.waiting.pop_first() {
+            let waiting = self.waiting_of.get_mut(&lease).expect("what waits is counted");
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting_of.remove(&lease);
+            }
             if let Some(entry) = self.entries.get_mut(&place) {
                 entry.wanted.insert(lease);
                 entry.needed_by = entry.needed_by.min(needed_by);
@@ -105,7 +114,7 @@ impl Landing {
             }
             let taken = (bytes + extra(bytes)).next_multiple_of(GRAIN_BYTES);
             let Some(at) = self.room(taken, needed_by) else {
-                self.waiting.retain(|_, (_, _, other)| *other != lease);
+                self.wait_no_more(lease);
                 continue;
             };
             let wanted = [lease].into();
@@ -166,7 +175,7 @@ impl Landing {
 
     /// A lease has ended.
     pub(super) fn unwant(&mut self, lease: LeaseId) {
-        self.waiting.retain(|_, (_, _, other)| *other != lease);
+        self.wait_no_more(lease);
         let mut unwanted = Vec::new();
         for (place, entry) in &mut self.entries {
             if entry.wanted.remove(&lease) && entry.wanted.is_empty() {
@@ -201,12 +210,19 @@ impl Landing {
 
     /// Whether something of a lease waits for its turn.
     pub(super) fn waits_for(&self, lease: LeaseId) -> bool {
-        self.waiting.values().any(|(_, _, other)| *other == lease)
+        self.waiting_of.contains_key(&lease)
     }
 
     /// Nothing more is brought.
     pub(super) fn forget_waiting(&mut self) {
         self.waiting.clear();
+        self.waiting_of.clear();
+    }
+
+    fn wait_no_more(&mut self, lease: LeaseId) {
+        if self.waiting_of.remove(&lease).is_some() {
+            self.waiting.retain(|_, (_, _, other)| *other != lease);
+        }
     }
 
     /// Whether nothing waits for its turn.

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use larder_protocol::control::ChainPoint;
 use larder_protocol::message::{
-    Commit, Complete, Hello, Load, Lookup, Register, Release, Role, ToNode, Verdict,
+    Commit, Complete, Fetch, Hello, Load, Lookup, Register, Release, Role, ToNode, Verdict,
 };
 use larder_protocol::{BlockKey, Checksum, Tag};
 

@@ -153,6 +153,44 @@ fn each_rank_has_its_part_of_a_chunk_and_its_gpu() {
     assert_eq!(node.stats()["links"].as_array().unwrap().len(), gpus, "one for each GPU");
 }
 
+/// What a router must know: how far each link is behind. Loads go before stores that came before them.
+#[test]
+fn a_link_tells_what_waits_for_it() {
+    let Some(_turn) = emulator_turn() else { return };
+    let setup = &Setup::all()[0];
+    let node = node("", &[]);
+    let mut engine = GpuEngine::start(&node.node, "a", setup, 1);
+    engine.commit_by_hand(1..41);
+    let lease = engine.lease(1..41);
+    node.knobs("hold");
+    let blocks = [0, 1, 2, 3].repeat(40);
+    for id in [1, 2] {
+        let save = Save { id, region_slots: (0..40).collect(), blocks: blocks.clone(), after: None };
+        engine.say(0, save);
+    }
+    engine.say(0, Fetch { id: 3, lease: lease.lease, first: 0, skip: 0, blocks, after: None });
+    let bytes = setup.layout().chunk_bytes();
+    // 32 pass at once, of which stores take half though they came first.
+    node.node.wait_for("gpu_waiting_load_bytes", 24 * bytes);
+    let link = &node.stats()["links"][0];
+    assert_eq!((&link["waiting_loads"], &link["waiting_stores"]), (&24.into(), &64.into()), "{link}");
+    assert_eq!(
+        (&link["storing_bytes"], &link["loading_bytes"]),
+        (&(16 * bytes).into(), &(16 * bytes).into()),
+        "{link}"
+    );
+    node.knobs("");
+    let mut ended = Vec::new();
+    while ended.len() < 3 {
+        if let ToEngine::Moved(moved) = engine.hear(0) {
+            assert!(moved.ok, "{moved:?}");
+            ended.push(moved.id);
+        }
+    }
+    assert!(ended == [3, 1, 2] || ended == [1, 3, 2], "{ended:?}");
+    node.node.wait_for("gpu_moving_bytes", 0);
+}
+
 /// Engine and node see the GPUs in another order, or not all of them: the UUID says which is which.
 #[test]
 fn a_gpu_is_found_by_its_uuid_whatever_number_it_has() {

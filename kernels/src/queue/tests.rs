@@ -98,7 +98,7 @@ proptest! {
                         model.waiting.push((kind, bytes, number));
                     }
                 }
-                Step::Next => match queue.begin() {
+                Step::Next => match queue.begin(true) {
                     Some((kind, bytes, number)) => model.begun(kind, bytes, number),
                     None => prop_assert!(model.must_wait(), "{:?}", model.depth()),
                 },
@@ -120,7 +120,7 @@ proptest! {
         }
         // Whatever was pushed comes out in the end.
         loop {
-            while let Some((kind, bytes, number)) = queue.begin() {
+            while let Some((kind, bytes, number)) = queue.begin(true) {
                 model.begun(kind, bytes, number);
             }
             let Some((kind, bytes)) = model.going.pop() else { break };
@@ -129,4 +129,14 @@ proptest! {
         prop_assert!(model.waiting.is_empty());
         prop_assert_eq!(queue.depth(), Depth::default());
     }
+}
+
+#[test]
+fn where_no_store_may_begin_a_load_still_does() {
+    let mut queue = Queue::new(Limits::default());
+    queue.push(Kind::Store, 1, 'a').unwrap();
+    assert_eq!(queue.begin(false), None);
+    queue.push(Kind::Load, 1, 'b').unwrap();
+    assert_eq!(queue.begin(false), Some((Kind::Load, 1, 'b')));
+    assert_eq!(queue.begin(true), Some((Kind::Store, 1, 'a')));
 }

@@ -122,6 +122,9 @@ proptest! {
             ranges.extend(landing.free.iter().map(|(at, bytes)| (*at, *bytes)));
             ranges.sort_unstable();
             prop_assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0));
+            let mut counted = HashMap::new();
+            landing.waiting.values().for_each(|(_, _, lease)| *counted.entry(*lease).or_default() += 1);
+            prop_assert_eq!(&counted, &landing.waiting_of);
             prop_assert_eq!(ranges.iter().map(|range| range.1).sum::<u64>(), 16 * KIB);
         }
         filling.into_iter().for_each(|fill| landing.filled(fill.place, true));

@@ -1,7 +1,7 @@
 //! Fetches and saves: what they hold, for how long, and who may ask.
 
 use larder_protocol::code::{ErrorCode, RefusedCode};
-use larder_protocol::message::{Attach, ErrorAnswer, Fetch, Leased, Moved, Save};
+use larder_protocol::message::{Attach, ErrorAnswer, Leased, Moved, Save};
 
 use super::*;
 
@@ -176,7 +176,7 @@ fn a_region_slot_is_saved_to_or_committed_and_not_both() {
     assert!(bad(&world, engine));
 }
 
-fn attach() -> Attach {
+pub(super) fn attach() -> Attach {
     Attach {
         id: 40,
         device: larder_protocol::DeviceId(1),

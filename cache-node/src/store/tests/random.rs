@@ -25,6 +25,9 @@ enum Happening {
     Unpin { which: usize },
     Quota { tenant: u64, chunks: Option<u64> },
     Clear,
+    Attach { n: u64 },
+    Fetch { which: usize },
+    Arrive { which: usize },
     Work { which: usize },
     Damage { nth: usize },
     Rot { nth: usize },
@@ -49,6 +52,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0_u64..3, prop::option::of(0_u64..12))
             .prop_map(|(tenant, chunks)| Happening::Quota { tenant, chunks }),
         1 => Just(Happening::Clear),
+        2 => (0_u64..4).prop_map(|n| Happening::Attach { n }),
+        4 => any::<usize>().prop_map(|which| Happening::Fetch { which }),
+        4 => any::<usize>().prop_map(|which| Happening::Arrive { which }),
         16 => any::<usize>().prop_map(|which| Happening::Work { which }),
         1 => any::<usize>().prop_map(|nth| Happening::Damage { nth }),
         1 => any::<usize>().prop_map(|nth| Happening::Rot { nth }),
@@ -67,6 +73,14 @@ struct Known {
     alive: bool,
 }
 
+/// What a GPU reads until it says that it does not any more, whoever lives or dies.
+struct Reading {
+    /// A fetch's; none for what is brought to a landing slab.
+    job: Option<JobId>,
+    lease: LeaseId,
+    chunks: Vec<(u32, u64, u64)>,
+}
+
 struct History {
     world: World,
     /// Connected engines: run number and whether it is of the large layout.
@@ -76,6 +90,9 @@ struct History {
     /// Runs whose connections are gone and whose processes are not known dead.
     lingering: Vec<u64>,
     heard: usize,
+    /// What of the GPUs' work was taken up.
+    taken: usize,
+    reading: Vec<Reading>,
     tickets: u64,
     /// Whether damage was done: then a chunk may read as damaged until it is verified again.
     damaged: bool,
@@ -94,6 +111,8 @@ impl History {
             known: Vec::new(),
             lingering: Vec::new(),
             heard: 0,
+            taken: 0,
+            reading: Vec::new(),
             tickets: 0,
             damaged: false,
         }
@@ -118,6 +137,9 @@ impl History {
                 self.world.step(Input::SetQuota { ticket: Ticket(0), request });
             }
             Happening::Clear => self.world.step(Input::Clear { ticket: Ticket(0) }),
+            Happening::Attach { n } => self.attach(n),
+            Happening::Fetch { which } => self.fetch(which),
+            Happening::Arrive { which } => self.arrive(which),
             Happening::Work { which } => {
                 if !self.world.jobs.is_empty() {
                     let index = which % self.world.jobs.len();
@@ -136,6 +158,7 @@ impl History {
             Happening::Wait { seconds } => self.world.later(seconds),
         }
         self.hear();
+        self.take_up();
         self.readers_see_their_bytes();
         self.tenants_are_within_their_quotas();
     }
@@ -311,13 +334,57 @@ impl History {
         self.world.release(scheduler, lease);
     }
 
-    /// Whoever has a load open can read, at any moment: either its key's bytes, or the generation tells that it
+    fn attach(&mut self, n: u64) {
+        let Some(scheduler) = self.scheduler(n) else { return };
+        self.world.say(ConnectionId(scheduler.0 + 1), super::moving::attach());
+    }
+
+    /// The engine has the node load for it.
+    fn fetch(&mut self, which: usize) {
+        let Some(known) = self.pick(which, |_| true) else { return };
+        let (worker, lease, count) =
+            (ConnectionId(known.scheduler.0 + 1), known.lease, known.chunks.len() as u32);
+        let fetch = Fetch { id: 8, lease, first: 0, skip: 0, blocks: (0..count).collect(), after: None };
+        self.world.say(worker, fetch);
+    }
+
+    /// Notes what the GPUs begin to read.
+    fn take_up(&mut self) {
+        for op in &self.world.device[self.taken..] {
+            let (job, lease) = match op {
+                DeviceOp::Fetch { job, lease, .. } => (Some(*job), *lease),
+                DeviceOp::Land { lease, .. } => (None, *lease),
+                _ => continue,
+            };
+            let known = self.known.iter().find(|known| known.lease == lease).expect("it was granted");
+            self.reading.push(Reading { job, lease, chunks: known.chunks.clone() });
+        }
+        self.taken = self.world.device.len();
+    }
+
+    /// A GPU has read one of them.
+    fn arrive(&mut self, which: usize) {
+        if self.reading.is_empty() {
+            return;
+        }
+        let Reading { job, lease, .. } = self.reading.swap_remove(which % self.reading.len());
+        let input = match job {
+            Some(job) => DeviceInput::Ended { job, result: Ok(()), is_quiet: true },
+            None => DeviceInput::Landed { lease },
+        };
+        self.world.step(Input::Device(input));
+    }
+
+    /// Whoever has a load open can read, and a GPU that has not said its word, at any moment: either its key's bytes, or the generation tells that it
     /// must not count them (a chunk quarantined meanwhile). Never another key's bytes under the right generation.
     fn readers_see_their_bytes(&self) {
-        for known in self.known.iter().filter(|known| known.open_loads > 0) {
-            for (slot, generation, content) in &known.chunks {
+        let loads =
+            self.known.iter().filter(|known| known.open_loads > 0).map(|known| (known.lease, &known.chunks));
+        let gpus = self.reading.iter().map(|reading| (reading.lease, &reading.chunks));
+        for (lease, chunks) in loads.chain(gpus) {
+            for (slot, generation, content) in chunks {
                 match self.world.read(*slot, *generation) {
-                    Some(bytes) => assert_eq!(bytes.content, *content, "lease {}", known.lease),
+                    Some(bytes) => assert_eq!(bytes.content, *content, "lease {lease}"),
                     None => assert!(self.damaged, "only a quarantine takes a slot from an open load"),
                 }
             }
@@ -336,6 +403,11 @@ impl History {
         }
         self.world.later(3600);
         self.world.work_all();
+        self.take_up();
+        self.readers_see_their_bytes();
+        while !self.reading.is_empty() {
+            self.arrive(0);
+        }
         let stats = self.world.store.stats();
         assert_eq!((stats.pinned_bytes, stats.leases, stats.sessions), (0, 0, 0));
         assert_eq!((stats.pins, stats.pin_bytes), (0, 0));
@@ -343,7 +415,7 @@ impl History {
         assert_eq!((stats.disk.writes, stats.disk.loads), (0, 0));
         assert!(self.world.store.waiting.is_empty());
         assert!(self.world.store.commits.is_empty() && self.world.store.sessions.is_empty());
-        assert!(self.world.store.connections.is_empty());
+        assert!(self.world.store.connections.is_empty() && self.world.store.jobs.is_empty());
     }
 }
 
