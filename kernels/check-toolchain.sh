@@ -3,8 +3,8 @@
 # layer build for other versions of CUDA?
 #
 # ptxas and the bindings for Python come from PyPI (some 110 MB together), no GPU and no CUDA installation is needed.
-# Prints a table of registers and spills for each kernel and GPU. Then the two-process proof with an engine in Python, on
-# the emulator; and `cargo check` of the driver layer against several versions of the CUDA headers, by cudarc's switch.
+# Prints a table of registers and spills for each kernel and GPU. Then the two-process proofs with pages of a process in
+# Python, also with the node itself, on the emulator; and `cargo check` of the driver layer against several versions of the CUDA headers, by cudarc's switch.
 # Run by `tests/run --gpu-toolchain`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -74,7 +74,8 @@ done
 
 echo "== an engine in Python on $BINDINGS, on the emulator"
 if ! "$target/python/bin/pip" install --quiet --disable-pip-version-check "$BINDINGS" ||
-    ! LARDER_TEST_PYTHON=$target/python/bin/python cargo test --quiet --locked -p larder-kernels --test it python:: -- --ignored; then
+    ! LARDER_TEST_PYTHON=$target/python/bin/python cargo test --quiet --locked -p larder-kernels --test it python:: -- --ignored ||
+    ! LARDER_TEST_PYTHON=$target/python/bin/python cargo test --quiet --locked -p larder-cache-node --test it gpu::python:: -- --ignored; then
     echo "the engine in Python failed"
     failed=$((failed + 1))
 fi

@@ -82,7 +82,7 @@ impl Wire {
     unsafe_code,
     reason = "the kernel made this descriptor for this process, and nobody else knows its number"
 )]
-fn owned(raw: RawFd) -> OwnedFd {
+pub(crate) fn owned(raw: RawFd) -> OwnedFd {
     // SAFETY: recvmsg has just installed it here, open and owned by nobody.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }

@@ -12,6 +12,7 @@ mod cache;
 mod ends;
 mod engine;
 mod landing;
+mod python;
 
 /// What the engine does wrong on purpose.
 #[derive(Clone, Copy, PartialEq)]

@@ -59,6 +59,38 @@ impl Setup {
         Layout::new(self.order, layers, BLOCKS, CHUNK_BLOCKS, self.bytes() as u64).unwrap()
     }
 
+    /// What `engine.py` is told.
+    pub(crate) fn arguments(&self) -> [String; 3] {
+        let parts: Vec<String> = self.parts.iter().map(usize::to_string).collect();
+        [u8::from(self.mapped).to_string(), self.offset().to_string(), parts.join(",")]
+    }
+
+    /// What the node is told, but for the names.
+    pub(crate) fn attach(&self) -> Attach {
+        let layout = self.layout();
+        let words = layout.layers().iter().flat_map(|layer| {
+            let Layer { pages, stride, rows, row_bytes, row_stride } = *layer;
+            [pages, stride, rows, row_bytes, row_stride]
+        });
+        Attach {
+            id: 1000,
+            device: DeviceId(0),
+            order: match self.order {
+                Order::LayerFirst => PageOrder::LayerFirst,
+                Order::BlockFirst => PageOrder::BlockFirst,
+                Order::Latent => PageOrder::Latent,
+            },
+            blocks: BLOCKS,
+            layers: words.collect(),
+            part_bytes: self.parts.iter().map(|bytes| *bytes as u64).collect(),
+            part_offsets: vec![self.offset() as u64; self.parts.len()],
+            part_pieces: Vec::new(),
+            handles: Vec::new(),
+            piece_bytes: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
     /// Where a part begins in its allocation; of mapped memory it must lie in two pieces.
     fn offset(&self) -> usize {
         if self.mapped { PIECE - 3072 } else { 512 }
@@ -146,44 +178,23 @@ impl Cache {
     }
 
     /// What the node is told of it.
-    pub(crate) fn attach(&self, id: u64) -> (Attach, Vec<OwnedFd>) {
-        let layout = self.setup.layout();
-        let words = layout.layers().iter().flat_map(|layer| {
-            let Layer { pages, stride, rows, row_bytes, row_stride } = *layer;
-            [pages, stride, rows, row_bytes, row_stride]
-        });
-        let (mut descriptors, mut handles) = (Vec::new(), Vec::new());
-        let (mut part_pieces, mut piece_bytes) = (Vec::new(), Vec::new());
+    pub(crate) fn attach(&self) -> (Attach, Vec<OwnedFd>) {
+        let device = DeviceId::from_bytes(self.device.uuid().0);
+        let events = vec![GpuHandle(self.done.export().unwrap().0)];
+        let (mut attach, mut descriptors) = (Attach { device, events, ..self.setup.attach() }, Vec::new());
         for slab in &self.slabs {
             match slab.export().unwrap() {
                 KvPart::Handle(name) => {
-                    part_pieces.push(0);
-                    handles.push(GpuHandle(name.handle));
+                    attach.part_pieces.push(0);
+                    attach.handles.push(GpuHandle(name.handle));
                 }
                 KvPart::Pieces(name) => {
-                    part_pieces.push(name.pieces.len() as u32);
-                    piece_bytes.extend(name.pieces.iter().map(|piece| piece.bytes));
+                    attach.part_pieces.push(name.pieces.len() as u32);
+                    attach.piece_bytes.extend(name.pieces.iter().map(|piece| piece.bytes));
                     descriptors.extend(name.pieces.into_iter().map(|piece| piece.fd));
                 }
             }
         }
-        let attach = Attach {
-            id,
-            device: DeviceId::from_bytes(self.device.uuid().0),
-            order: match self.setup.order {
-                Order::LayerFirst => PageOrder::LayerFirst,
-                Order::BlockFirst => PageOrder::BlockFirst,
-                Order::Latent => PageOrder::Latent,
-            },
-            blocks: BLOCKS,
-            layers: words.collect(),
-            part_bytes: self.setup.parts.iter().map(|bytes| *bytes as u64).collect(),
-            part_offsets: vec![self.setup.offset() as u64; self.setup.parts.len()],
-            part_pieces,
-            handles,
-            piece_bytes,
-            events: vec![GpuHandle(self.done.export().unwrap().0)],
-        };
         (attach, descriptors)
     }
 }

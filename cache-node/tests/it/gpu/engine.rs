@@ -260,7 +260,7 @@ impl GpuEngine {
         rank: usize,
         change: impl FnOnce(&mut Attach),
     ) -> Result<(), String> {
-        let (mut attach, descriptors) = self.caches[rank].attach(1000);
+        let (mut attach, descriptors) = self.caches[rank].attach();
         change(&mut attach);
         let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let bytes = frame(&ToNode::from(attach).encode());
