@@ -395,6 +395,7 @@ impl History {
     fn end(&mut self) {
         self.world.work_all();
         self.hear();
+        self.take_up();
         for n in 0..4 {
             self.die(n);
         }
