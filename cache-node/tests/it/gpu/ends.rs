@@ -328,6 +328,72 @@ fn every_call_fails_once() {
     }
 }
 
+/// Functions that bringing a prompt to the landing slab calls, and looking at it there.
+const LANDING_CALLS: [&str; 8] = [
+    "cuCtxSetCurrent",
+    "cuEventCreate",
+    "cuEventQuery",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuLaunchKernel",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+];
+
+/// A prompt is staged and fetched. What could not be brought to the GPU, or not be looked at, comes from host memory.
+#[test]
+fn every_call_of_a_stage_fails_once() {
+    let Some(_turn) = emulator_turn() else { return };
+    let setup = &Setup::all()[0];
+    let node = node("[device]\nlanding = \"1MiB\"\nverify = true", &[]);
+    let mut engine = GpuEngine::start(&node.node, "a", setup, 1);
+    assert_eq!(node.stage(1, 3)["reason"], "no_recipe");
+    engine.commit_tagged(1..4, 1);
+    let mut tag = 1;
+    let mut round = |engine: &mut GpuEngine| {
+        let settled = |node: &GpuNode| {
+            let names = ["gpu_landed_chunks_total", "gpu_landings_failed_total"];
+            names.iter().map(|name| node.node.stat(name)).sum::<u64>()
+        };
+        let before = settled(&node);
+        tag += 1;
+        let chunks = node.stage(tag, 4)["chunks"].as_u64().unwrap();
+        let start = Instant::now();
+        while settled(&node) < before + chunks {
+            assert!(start.elapsed() < PATIENCE, "nothing lands");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let grant = engine.grant();
+        engine.say(0, fetch(1, grant.lease));
+        let moved = engine.moved(0, 1);
+        engine.release(grant.lease);
+        node.node.wait_for("gpu_landing_bytes", 0);
+        node.node.wait_for("pinned_bytes", 0);
+        moved.ok
+    };
+    assert!(round(&mut engine));
+    let left = node.left();
+    let mut failures = 0;
+    for function in LANDING_CALLS {
+        for nth in 1..=30 {
+            node.fails(function, nth, 2);
+            round(&mut engine);
+            if !node.failed() {
+                break;
+            }
+            failures += 1;
+        }
+    }
+    println!("{failures} failures");
+    assert!(failures > 40, "{failures}");
+    assert!(node.node.stat("gpu_landings_failed_total") > 10);
+    assert_eq!((node.node.stat("gpu_lost"), node.node.stat("gpu_landings_wrong_total")), (0, 0));
+    // A destroyed event that was not, since no context could be made current for it.
+    node.wait_for_left(left + 30);
+    assert!(round(&mut engine));
+    loads(&mut engine, setup);
+}
+
 fn gives_back(function: &str) -> bool {
     ["Free", "Close", "Release", "Unmap", "Destroy", "CtxSetCurrent"]
         .iter()
