@@ -169,8 +169,11 @@ fn a_link_tells_what_waits_for_it() {
         let save = Save { id, region_slots: (0..40).collect(), blocks: blocks.clone(), after: None };
         engine.say(0, save);
     }
-    engine.say(0, Fetch { id: 3, lease: lease.lease, first: 0, skip: 0, blocks, after: None });
     let bytes = setup.layout().chunk_bytes();
+    // Stores that come at the same time as loads would begin after these.
+    node.node.wait_for("gpu_moving_bytes", 16 * bytes);
+    node.node.wait_for("gpu_waiting_store_bytes", 64 * bytes);
+    engine.say(0, Fetch { id: 3, lease: lease.lease, first: 0, skip: 0, blocks, after: None });
     // 32 pass at once, of which stores take half though they came first.
     node.node.wait_for("gpu_waiting_load_bytes", 24 * bytes);
     let link = &node.stats()["links"][0];
