@@ -27,6 +27,11 @@ const ANSWER_MAX_BYTES: usize = 8 << 20;
 /// Models and metrics are asked for again after so many checks: they change rarely.
 const DETAILS_EVERY: u64 = 15;
 
+/// An endpoint whose exchange failed is checked so soon: a process that dies has closed its port by then ...
+const DOUBTED_FIRST: Duration = Duration::from_millis(10);
+/// ... and then after twice as long each time, up to this.
+const DOUBTED_MAX: Duration = Duration::from_secs(1);
+
 /// How engines are checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -75,8 +80,34 @@ impl HealthChecks {
     }
 
     async fn watch_endpoint(self: Arc<Self>, pool: Arc<Pool>, endpoint: Arc<Endpoint>) {
+        tokio::select! {
+            () = self.check_regularly(&pool, &endpoint) => {}
+            () = self.check_when_doubted(&pool, &endpoint) => {}
+        }
+    }
+
+    /// Checks an endpoint whose exchange failed, soon and until it answers; those who wait are not sent there before.
+    /// Whether it may be chosen is for the regular checks to say.
+    async fn check_when_doubted(&self, pool: &Pool, endpoint: &Endpoint) {
+        loop {
+            endpoint.becomes_doubted().await;
+            let mut pause = DOUBTED_FIRST;
+            loop {
+                tokio::time::sleep(pause).await;
+                let settings = self.settings.load_full();
+                // A connection of its own: an old one could be a remnant.
+                if Probe::new(&settings, endpoint).get(&settings.path).await.is_ok() {
+                    break;
+                }
+                pause = (2 * pause).min(DOUBTED_MAX);
+            }
+            pool.believe(endpoint);
+        }
+    }
+
+    async fn check_regularly(&self, pool: &Arc<Pool>, endpoint: &Arc<Endpoint>) {
         let mut settings = self.settings.load_full();
-        let mut probe = Probe::new(&settings, &endpoint);
+        let mut probe = Probe::new(&settings, endpoint);
         let mut state = State::default();
         let mut timer = every(settings.interval);
         for round in 0u64.. {
@@ -90,7 +121,7 @@ impl HealthChecks {
                     timer = every(now.interval);
                     timer.tick().await;
                 }
-                probe = Probe::new(&now, &endpoint);
+                probe = Probe::new(&now, endpoint);
                 settings = now;
             }
             let found = probe.get(&settings.path).await.map(|_| ());
@@ -108,9 +139,9 @@ impl HealthChecks {
                     "endpoint is not chosen any more"
                 );
             }
-            pool.set_healthy(&endpoint, state.healthy);
+            pool.set_healthy(endpoint, state.healthy);
             if found.is_ok() && (round % DETAILS_EVERY == 0 || !was) {
-                read_details((&settings, &mut probe), &pool, &endpoint, &mut state).await;
+                read_details((&settings, &mut probe), pool, endpoint, &mut state).await;
             }
             endpoint.checked.store(true, Ordering::Relaxed);
         }

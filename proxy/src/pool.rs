@@ -5,6 +5,7 @@
 
 mod by_load;
 mod change;
+mod doubt;
 mod guard;
 mod hold;
 mod in_flight;
@@ -59,6 +60,8 @@ pub struct Endpoint {
     pub removed: AtomicBool,
     /// Requests in flight, beside the fleet's own count: for the choice without it.
     in_flight: AtomicU32,
+    /// Of these, those that the fleet knows nothing of.
+    outside: AtomicU32,
     /// Most requests in flight.
     max_in_flight: AtomicU32,
     /// When it came back after a failure: milliseconds of the pool's time and one; 0: never.
@@ -66,6 +69,7 @@ pub struct Endpoint {
     /// The [`Trust`] last told of, as its number.
     trust: AtomicU8,
     guard: guard::Guard,
+    doubt: doubt::Doubt,
 }
 
 impl Endpoint {
@@ -83,10 +87,12 @@ impl Endpoint {
             draining: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
+            outside: AtomicU32::new(0),
             max_in_flight: AtomicU32::new(plan.max_in_flight.unwrap_or(u32::MAX)),
             returned: AtomicU64::new(0),
             trust: AtomicU8::new(Trust::Estimated as u8),
             guard: guard::Guard::new(guards.breaker),
+            doubt: doubt::Doubt::default(),
         })
     }
 
@@ -136,6 +142,8 @@ pub struct Pool {
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pass_through: AtomicBool,
     shadow: AtomicBool,
+    /// Whether the fleet has not been told yet of all that is in flight without it.
+    outside_changed: AtomicBool,
     /// Milliseconds that a slow start takes.
     slow_start: AtomicU64,
     /// Taken before `waiting`, where both are.
@@ -219,6 +227,7 @@ impl Pool {
             endpoints: ArcSwap::from_pointee(endpoints),
             pass_through: AtomicBool::new(false),
             shadow: AtomicBool::new(false),
+            outside_changed: AtomicBool::new(false),
             slow_start: AtomicU64::new(slow_start),
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
@@ -304,6 +313,7 @@ impl Pool {
             return self.by_load(wanted, arrived);
         }
         let mut fleet = self.fleet.lock();
+        self.tell_of_outside(&mut fleet);
         let (request, now) = (wanted.request(), self.now());
         let routed = if self.is_shadow() { fleet.shadow(&request, now) } else { fleet.route(&request, now) };
         drop(fleet);
@@ -316,8 +326,10 @@ impl Pool {
         wanted: &Wanted<'_>,
         arrived: Instant,
     ) -> Result<InFlight, NoEndpoint> {
-        let Some(endpoint) = self.endpoint(decision.endpoint) else {
-            // Removed since the decision, which is made anew among those that are left.
+        let chosen = self.endpoint(decision.endpoint);
+        // Counted by the endpoint too, since the fleet does not see what was chosen without it meanwhile.
+        let Some(endpoint) = chosen.filter(|endpoint| endpoint.begin_within(endpoint.bound())) else {
+            // Removed or filled up since the decision, which is made anew among those that are left.
             self.change(|fleet, now| fleet.finish(decision.ticket, Outcome::FailedBeforeFirstByte, now));
             return self.route(wanted, arrived);
         };
@@ -325,7 +337,6 @@ impl Pool {
         let missing_tokens = missing(&decision);
         let Decision { ticket, reason, matched_tokens, held_s, .. } = decision;
         self.metrics.decided(&self.model, reason.label());
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut in_flight = self.begin(endpoint, wanted, arrived, record);
         in_flight.ticket = Some(ticket);
         in_flight.matched_tokens = matched_tokens;

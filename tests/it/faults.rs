@@ -1,7 +1,8 @@
 //! Are retries limited, are endpoints that fail left alone and tried again, and does a broken stream say that it broke?
 
 use larder_tests::client::{self, Answer, Framing, json_request};
-use larder_tests::world::{Engine, Proxy, chat};
+use larder_tests::scripted::{Scripted, Then};
+use larder_tests::world::{Engine, Proxy, chat, config};
 use serde_json::{Value, json};
 
 use crate::limits::assert_refusal;
@@ -123,6 +124,31 @@ async fn engines_that_refuse_a_request_are_not_to_blame() {
     assert_eq!(proxy.metric("larder_ejections_total", &[]).await, 0.0);
 }
 
+/// Each kind of failure counts: no connection, a reset before and within the answer, an error of the server's, no answer.
+#[tokio::test]
+async fn every_kind_of_failure_opens_a_breaker() {
+    for (what, fault, limit) in [
+        ("connect", json!({"kind": "refuse", "delay_s": 3600.0}), "1h"),
+        ("reset", json!({"kind": "reset_mid_stream", "chunks": 0}), "1h"),
+        ("broken", json!({"kind": "reset_mid_stream", "chunks": 2}), "1h"),
+        ("status", json!({"kind": "status", "status": 503}), "1h"),
+        ("first byte", json!({"kind": "hang"}), "200ms"),
+    ] {
+        let engine = Engine::start(&["--time-scale=100"]);
+        let limits = format!("[timeouts]\nfirst_byte = \"{limit}\"\n");
+        let breaker = "[breaker]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n";
+        let proxy = Proxy::start(&[&engine], &format!("{BLIND}{limits}{breaker}")).await;
+        engine.fault(fault).await;
+        for n in 0..2 {
+            assert_eq!(proxy.metric("larder_endpoint_ejected", &[]).await, 0.0, "{what}, after {n}");
+            let request = json_request(CHAT, &chat("hello", 30, true));
+            let _ = client::open(proxy.address, request, Framing::Length).await.rest().await;
+            proxy.becomes_idle().await;
+        }
+        proxy.metric_becomes("larder_endpoint_ejected", &[], 1.0).await;
+    }
+}
+
 /// Reads a stream to its visible break; returns its text.
 async fn broken_text(proxy: &Proxy, framing: Framing, tokens: u32) -> String {
     let request = json_request(CHAT, &chat("hello", tokens, true));
@@ -164,23 +190,43 @@ async fn a_stream_whose_engine_dies_ends_with_an_error_event() {
     assert_eq!(proxy.metric("larder_upstream_errors_total", &["kind=\"broken_answer\""]).await, 4.0);
 }
 
+/// The first event comes with the head of the answer, so that it is there before any limit, however busy the machine.
 #[tokio::test]
 async fn a_stream_that_stalls_or_never_ends_is_ended() {
-    let engine = Engine::start(&[]);
-    let limits = "[timeouts]\nidle = \"500ms\"\ntotal = \"3s\"\n";
-    let proxy = Proxy::start(&[&engine], &format!("{limits}{BLIND}")).await;
-    for framing in [Framing::Length, Framing::H2] {
-        engine.fault(json!({"kind": "hang", "chunks": 3, "count": 1})).await;
-        let text = broken_text(&proxy, framing, 30).await;
-        assert_eq!(last_error(&text), "engine_stalled", "{framing:?}");
-        proxy.becomes_idle().await;
-        let text = broken_text(&proxy, framing, 100_000).await;
-        assert_eq!(last_error(&text), "answer_too_long", "{framing:?}");
-        proxy.becomes_idle().await;
-    }
-    for kind in ["stalled", "too_long"] {
+    let event = "data: {}\n\n";
+    let stream = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+         {:x}\r\n{event}\r\n",
+        event.len()
+    );
+    for (limits, kind, code) in [
+        ("idle = \"500ms\"\ntotal = \"1h\"", "stalled", "engine_stalled"),
+        ("idle = \"1h\"\ntotal = \"1s\"", "too_long", "answer_too_long"),
+    ] {
+        let stream = stream.clone();
+        let engine = Scripted::start(move |_| (stream.clone().into_bytes(), Then::Hang)).await;
+        let text = format!("[timeouts]\n{limits}\n{BLIND}");
+        let proxy = Proxy::start_with(&config(&[engine.address], &text)).await;
+        for framing in [Framing::Length, Framing::H2] {
+            let text = broken_text(&proxy, framing, 30).await;
+            assert_eq!(last_error(&text), code, "{framing:?}");
+            proxy.becomes_idle().await;
+        }
         assert_eq!(proxy.metric("larder_upstream_errors_total", &[&format!("kind=\"{kind}\"")]).await, 2.0);
     }
-    // The engine stops too.
+}
+
+/// One that goes on and on is cut at its limit too, and its engine stops.
+#[tokio::test]
+async fn an_engine_whose_stream_is_ended_stops() {
+    let engine = Engine::start(&[]);
+    let limits = "[timeouts]\nidle = \"1h\"\ntotal = \"1s\"\n";
+    let proxy = Proxy::start(&[&engine], &format!("{limits}{BLIND}")).await;
+    for (n, framing) in (1..).zip([Framing::Length, Framing::H2]) {
+        let text = broken_text(&proxy, framing, 100_000).await;
+        assert!(!text.contains("[DONE]") && text.contains("answer_too_long"), "{framing:?}: {text}");
+        proxy.becomes_idle().await;
+        engine.stat_reaches("aborted", n).await;
+    }
     assert_eq!(engine.stat("running").await, 0);
 }

@@ -1,13 +1,16 @@
 //! Requests that wait for their turn at a busy engine: who goes first, what bounds them, and what happens when the
 //! client leaves meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use larder_tests::client::{self, Framing, json_request};
 use larder_tests::raw::Raw;
-use larder_tests::world::{Engine, Proxy, chat, prose};
+use larder_tests::scripted::{Scripted, Then, ok};
+use larder_tests::world::{Engine, Proxy, chat, config, prose};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::limits::assert_refusal;
@@ -15,6 +18,7 @@ use crate::limits::assert_refusal;
 const CHAT: &str = "/v1/chat/completions";
 const HELD: &str = "larder_held_requests";
 const IN_FLIGHT: &str = "larder_in_flight_requests";
+const ERRORS: &str = "larder_upstream_errors_total";
 /// The proxy takes a prompt of 4,000 bytes for a quarter of an hour of prefill: one makes an engine busy for the test.
 const SLOW: &str = "[routing]\ndefault_prefill_tokens_per_s = 1.0\n";
 
@@ -211,5 +215,60 @@ async fn the_held_are_not_tried_at_an_engine_that_is_left_alone() {
     assert_eq!(engines[1].stat("finished").await, 4);
     let tried = proxy.metric("larder_upstream_errors_total", &["kind=\"connect\""]).await;
     assert_eq!(tried, 0.0, "nobody was sent to the dead one");
+    proxy.becomes_idle().await;
+}
+
+/// With no breaker and checks so seldom that only requests tell: the exchange that its death breaks off frees a place at a
+/// dying engine, and nobody who waits is sent there, not even in the instant in which its port still answers.
+#[tokio::test]
+async fn nobody_who_waits_is_sent_into_a_dying_engine() {
+    let engines = [Engine::start(&["--time-scale=1000"]), Engine::start(&["--time-scale=1000"])];
+    let extra = format!("[health]\ninterval = \"1h\"\n[breaker]\nfailures = 0\n{SLOW}");
+    let proxy = Proxy::start(&[&engines[0], &engines[1]], &extra).await;
+    let mut hogs = Vec::new();
+    for engine in &engines {
+        engine.fault(json!({"kind": "hang", "count": 1})).await;
+    }
+    for n in 1..=2 {
+        hogs.push(ask(&proxy, &prompt(n), Framing::Length));
+        proxy.metric_becomes(IN_FLIGHT, &[], n as f64).await;
+    }
+    let waits = (0..4).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect::<Vec<_>>();
+    proxy.metric_becomes(HELD, &[], 4.0).await;
+    engines[0].kill().await;
+    proxy.metric_becomes(ERRORS, &[&engines[0].name()], 1.0).await;
+    hogs.iter().for_each(JoinHandle::abort);
+    for wait in waits {
+        wait.await.unwrap();
+    }
+    assert_eq!(engines[1].stat("finished").await, 4);
+    assert_eq!(proxy.metric(ERRORS, &[]).await, 1.0, "what it was doing, and nothing else");
+    proxy.becomes_idle().await;
+}
+
+/// Where there is no other engine, the next waits until a check was answered.
+#[tokio::test]
+async fn whoever_waits_for_the_only_engine_goes_when_it_has_shown_that_it_lives() {
+    let breaks = Arc::new(Notify::new());
+    let told = Arc::clone(&breaks);
+    let engine = Scripted::start(move |seen| match seen.checks {
+        // Those of the start: models, metrics, and health twice at most.
+        ..4 => (Vec::new(), Then::CloseWhen(Arc::clone(&told))),
+        _ => (ok("{}"), Then::Next),
+    })
+    .await;
+    let extra = format!("[health]\ninterval = \"1h\"\n[breaker]\nfailures = 0\n{SLOW}");
+    let proxy = Proxy::start_with(&config(&[engine.address], &extra)).await;
+    let hog = ask(&proxy, &prompt(0), Framing::Length);
+    proxy.metric_becomes(IN_FLIGHT, &[], 1.0).await;
+    let request = json_request(CHAT, &prompt(1));
+    let waits = tokio::spawn(client::try_send(proxy.address, request, Framing::Length));
+    proxy.metric_becomes(HELD, &[], 1.0).await;
+    breaks.notify_one();
+    assert_eq!(waits.await.unwrap().unwrap().status, 200);
+    hog.await.unwrap();
+    let checks: Vec<usize> = engine.seen().iter().map(|seen| seen.checks).collect();
+    assert_eq!(checks, [3, 4], "one check between the two");
+    assert_eq!(proxy.metric(ERRORS, &[]).await, 1.0);
     proxy.becomes_idle().await;
 }

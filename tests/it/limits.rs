@@ -73,6 +73,20 @@ async fn a_client_in_the_middle_of_100_mb_can_read_the_refusal() {
 }
 
 #[tokio::test]
+async fn a_body_of_100_mb_passes_whole_where_it_may() {
+    const SENT: usize = 100_000_000;
+    let engine = Engine::start(&["--echo-unknown"]);
+    let limits = "[limits]\nmax_body = \"128MiB\"\nmax_buffered = \"256MiB\"\n";
+    let proxy = Proxy::start(&[&engine], limits).await;
+    for framing in Framing::ALL {
+        let answer = client::send(proxy.address, put(SENT), framing).await;
+        assert_eq!(answer.status, 200, "{framing:?}: {}", answer.text());
+        assert_eq!(answer.header("x-mock-body-bytes"), SENT.to_string(), "{framing:?}");
+    }
+    proxy.becomes_idle().await;
+}
+
+#[tokio::test]
 async fn a_client_that_only_reads_after_it_has_sent_all_can_read_the_refusal() {
     let engine = Engine::start(&["--echo-unknown"]);
     let proxy = Proxy::start(&[&engine], LIMITS).await;

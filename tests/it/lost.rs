@@ -1,7 +1,7 @@
 //! When an engine fails, does the client hear of it, and is no engine asked twice for one request?
 
 use larder_tests::client::{self, Framing, json_request};
-use larder_tests::world::{Engine, Proxy, chat, prose};
+use larder_tests::world::{Engine, Proxy, chat, config, prose};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -91,6 +91,40 @@ async fn an_engine_that_cannot_be_reached_is_replaced_by_another() {
     }
     assert_eq!(engines[1].requests().await.len(), 8, "each request once");
     assert!(proxy.metric(ERRORS, &["kind=\"connect\""]).await >= 4.0);
+    proxy.becomes_idle().await;
+}
+
+/// A host that answers no SYN: behind a full queue of connections that nobody accepts.
+async fn deaf() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Linux keeps one more than it is told.
+    let mut queued = Vec::new();
+    for _ in 0..2 {
+        queued.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    (listener, queued)
+}
+
+#[tokio::test]
+async fn an_engine_that_takes_no_connection_in_time_is_replaced_by_another() {
+    let (listener, _queued) = deaf().await;
+    let engine = Engine::start(&["--time-scale=100"]);
+    let endpoints = [listener.local_addr().unwrap(), engine.address];
+    let limits = "[timeouts]\nconnect = \"200ms\"\n[breaker]\nfailures = 0\n";
+    let proxy = Proxy::start_with(&config(&endpoints, &format!("{limits}{}", blind("")))).await;
+    for framing in Framing::ALL {
+        for _ in 0..2 {
+            let answer =
+                client::send(proxy.address, json_request(CHAT, &chat("hello", 3, false)), framing).await;
+            assert_eq!(answer.status, 200, "{framing:?}: {}", answer.text());
+            assert_eq!(answer.header("x-larder-endpoint"), engine.name());
+        }
+    }
+    assert!(proxy.metric(ERRORS, &["kind=\"connect\""]).await >= 4.0);
+    assert!(proxy.program.log().contains("no connection within 200 ms"), "{}", proxy.program.log());
     proxy.becomes_idle().await;
 }
 

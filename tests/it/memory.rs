@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const PROMPTS: u64 = 10_000;
+/// And so many others, when these are done.
+const MORE_PROMPTS: u64 = 2_000;
 const PROMPT_BYTES: usize = 400_000;
 const CLIENTS: u64 = 8;
 const INDEX_BYTES: u64 = 32 << 20;
@@ -60,7 +62,7 @@ async fn forgetful() -> std::net::SocketAddr {
     address
 }
 
-async fn ask(address: std::net::SocketAddr, left: Arc<AtomicU64>) {
+async fn ask(address: std::net::SocketAddr, round: &'static str, left: Arc<AtomicU64>) {
     let text = prose(PROMPT_BYTES, 1);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut answer = vec![0; 4096];
@@ -68,8 +70,9 @@ async fn ask(address: std::net::SocketAddr, left: Arc<AtomicU64>) {
         let one = |left: u64| left.checked_sub(1);
         let Ok(number) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one) else { return };
         // Other from its first word on, so that nothing of it is known.
-        let body =
-            format!(r#"{{"model":"mock","messages":[{{"role":"user","content":"{number:08} {text}"}}]}}"#);
+        let body = format!(
+            r#"{{"model":"mock","messages":[{{"role":"user","content":"{round}{number:08} {text}"}}]}}"#
+        );
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n",
@@ -87,31 +90,45 @@ async fn ask(address: std::net::SocketAddr, left: Arc<AtomicU64>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_is_bounded_by_the_index_and_the_bodies_under_way_and_flat() {
-    let engines = [forgetful().await, forgetful().await];
-    // Engines so large that only the budget bounds what is remembered of them.
-    let settings = format!("[routing]\nindex = {INDEX_BYTES}\ndefault_kv_tokens = 1000000000\n");
-    let proxy = Proxy::start_with(&config(&engines, &settings)).await;
-    let left = Arc::new(AtomicU64::new(PROMPTS));
-    let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(ask(proxy.address, Arc::clone(&left)))).collect();
+/// Sends so many prompts; resident bytes at most while the first half of them was sent, and at most in all.
+async fn send(proxy: &Proxy, round: &'static str, prompts: u64) -> (u64, u64) {
+    let left = Arc::new(AtomicU64::new(prompts));
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|_| tokio::spawn(ask(proxy.address, round, Arc::clone(&left)))).collect();
     let (mut most, mut half) = (0, 0);
     while left.load(Ordering::Relaxed) > 0 && !clients.iter().any(|client| client.is_finished()) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         most = most.max(proxy.program.resident_bytes());
-        if half == 0 && left.load(Ordering::Relaxed) <= PROMPTS / 2 {
+        if half == 0 && left.load(Ordering::Relaxed) <= prompts / 2 {
             half = most;
         }
     }
     for client in clients {
         client.await.unwrap();
     }
-    let end = proxy.program.resident_bytes();
-    println!("resident: {most} bytes at most, {half} in the first half, {end} at the end");
+    (half, most)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_by_the_index_and_the_bodies_under_way_and_flat() {
+    let engines = [forgetful().await, forgetful().await];
+    // Engines so large that only the budget bounds what is remembered of them.
+    let settings = format!("[routing]\nindex = {INDEX_BYTES}\ndefault_kv_tokens = 1000000000\n");
+    let proxy = Proxy::start_with(&config(&engines, &settings)).await;
+    let (half, most) = send(&proxy, "first", PROMPTS).await;
+    println!("resident: {most} bytes at most, {half} in the first half");
     let under_way = CLIENTS * (PROMPT_BYTES as u64 + 1_000);
     assert!(most <= BASE_BYTES + INDEX_BYTES + under_way, "{most} bytes resident");
     assert!(most <= half + FLAT_BYTES, "{half} bytes for the first half, {most} for all");
     let indexed = proxy.metric("larder_index_bytes", &[]).await;
     assert!(indexed > INDEX_BYTES as f64 / 2.0, "the index is in use: {indexed} bytes");
+
+    // And flat after: at rest nothing is under way, and others take nothing more.
+    proxy.becomes_idle().await;
+    let rest = proxy.program.resident_bytes();
+    let (_, later) = send(&proxy, "then", MORE_PROMPTS).await;
+    println!("resident: {rest} bytes at rest, {later} at most for {MORE_PROMPTS} more");
+    assert!(rest <= BASE_BYTES + INDEX_BYTES, "{rest} bytes resident at rest");
+    assert!(later <= most + FLAT_BYTES, "{most} bytes at most before, {later} after");
     proxy.becomes_idle().await;
 }

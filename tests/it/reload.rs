@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::{Method, Request, StatusCode};
 use larder_tests::client::{self, Framing, json_request};
-use larder_tests::world::{Engine, Proxy, chat, config, prose};
+use larder_tests::world::{Engine, MODEL, Proxy, chat, config, config_file, config_of_pools, prose};
 use serde_json::{Value, json};
 
 use crate::limits::assert_refusal;
@@ -165,6 +165,55 @@ async fn limits_and_policy_change_and_what_cannot_is_named() {
     assert!(log.contains("needs a restart") && log.contains("threads, routing.run_bytes"), "{log}");
     reload(&proxy, &config_for(&both, "")).await;
     assert_eq!(client::chat(proxy.address, &long).await.status, 200);
+}
+
+/// What a reload cannot change is named, each thing of it, by every reload until the restart; the rest goes into force.
+#[tokio::test]
+async fn pools_warehouse_and_snapshot_are_named_and_stay() {
+    let engines = [
+        Engine::start(&["--time-scale=1000"]),
+        Engine::start_with("127.0.0.1:0", &["--model=gone", "--time-scale=1000"]),
+    ];
+    let address = |n: usize| [engines[n].address];
+    let mock = format!("model = \"{MODEL}\"");
+    let proxy =
+        Proxy::start_with(&config_of_pools(&[(&mock, &address(0)), ("model = \"gone\"", &address(1))], ""))
+            .await;
+    let secret = config_file("a secret of some length, kept in a file of its own\n");
+    let state = config_file("");
+    std::fs::remove_file(&state).unwrap();
+    let extra = format!(
+        "[warehouse]\ndeadline = \"99ms\"\n[routing]\nsecret_file = {secret:?}\n[snapshot]\nfile = {state:?}\n\
+         [response]\nheaders = false\n"
+    );
+    let renamed = format!("{mock}\naliases = [\"mocking\"]\ntools_order = \"first_user_turn\"");
+    let new = config_of_pools(&[(&renamed, &address(0)), ("model = \"new\"", &address(1))], &extra);
+    for n in 1..=2 {
+        reload(&proxy, &new).await;
+        let named = [
+            "routing.secret_file",
+            "snapshot",
+            "warehouse",
+            "pool `mock`: aliases",
+            "pool `mock`: tools_order",
+            "pool `gone`: is in the file no more",
+            "pool `new`: is new",
+        ];
+        let told = format!("needs a restart\" keys=\"{}\"", named.join(", "));
+        let log = proxy.program.log().replace('\u{1b}', "");
+        assert_eq!(log.matches(&told).count(), n, "{told}\n{log}");
+    }
+    for (model, status) in [(MODEL, 200), ("gone", 200), ("new", 404), ("mocking", 404)] {
+        let answer = client::chat(proxy.address, &chat("x", 2, false).replace(MODEL, model)).await;
+        assert_eq!(answer.status, status, "{model}: {}", answer.text());
+        assert_eq!(answer.header("x-larder-endpoint"), "", "the rest is in force");
+    }
+    assert!(!state.exists());
+    // The negative control: the file of before has nothing to name.
+    let before = proxy.program.log().matches("needs a restart").count();
+    reload(&proxy, &config_of_pools(&[(&mock, &address(0)), ("model = \"gone\"", &address(1))], "")).await;
+    assert_eq!(proxy.program.log().matches("needs a restart").count(), before);
+    std::fs::remove_file(secret).unwrap();
 }
 
 #[tokio::test]

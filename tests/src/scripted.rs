@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Seen {
     pub connection: usize,
     /// The request's number on its connection, from 0.
     pub place: usize,
+    /// How many of the proxy's own checks had come before.
+    pub checks: usize,
 }
 
 impl Seen {
@@ -31,20 +34,26 @@ impl Seen {
 }
 
 /// What follows an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Then {
     /// The next request.
     Next,
-    /// The connection is closed.
+    /// The connection is closed. What comes on it later is not read as requests.
     Close,
     /// The connection is closed, a few milliseconds later.
     CloseSoon,
     /// Nothing, the connection open.
     Hang,
+    /// Nothing until it is told, then the connection is closed.
+    CloseWhen(Arc<Notify>),
 }
 
 /// Long enough for the next request to be there before the close, if its sender does not wait.
 const CLOSE_SOON: Duration = Duration::from_millis(4);
+
+/// How often and how many times is looked whether a connection is closed: 20 s, for a busy machine.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOKS_MAX: u32 = 10_000;
 
 type Script = dyn Fn(&Seen) -> (Vec<u8>, Then) + Send + Sync;
 
@@ -54,6 +63,15 @@ pub struct Scripted {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+}
+
+/// What one engine's connections share.
+struct Shared {
+    script: Box<Script>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    checks: AtomicUsize,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Scripted {
@@ -64,17 +82,37 @@ impl Scripted {
     pub async fn start(script: impl Fn(&Seen) -> (Vec<u8>, Then) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let seen = Arc::default();
-        let connections: Arc<AtomicUsize> = Arc::default();
-        let engine = Self { address, seen: Arc::clone(&seen), connections: Arc::clone(&connections) };
-        let script: Arc<Script> = Arc::new(script);
+        let engine =
+            Self { address, seen: Arc::default(), connections: Arc::default(), closed: Arc::default() };
+        let shared = Arc::new(Shared {
+            script: Box::new(script),
+            seen: Arc::clone(&engine.seen),
+            checks: AtomicUsize::new(0),
+            closed: Arc::clone(&engine.closed),
+        });
+        let connections = Arc::clone(&engine.connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, number, Arc::clone(&script), Arc::clone(&seen)));
+                tokio::spawn(serve(stream, number, Arc::clone(&shared)));
             }
         });
         engine
+    }
+
+    /// Waits until so many connections were closed by [`Then::Close`] and closed by the other side too, which knows of
+    /// it then.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub async fn closed(&self, count: usize) {
+        for _ in 0..LOOKS_MAX {
+            if self.closed.load(Ordering::Relaxed) >= count {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        panic!("{} connections are closed and {count} should be", self.closed.load(Ordering::Relaxed));
     }
 
     /// Starts one that gives the same answer to all.
@@ -107,16 +145,20 @@ pub fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>, log: Arc<Mutex<Vec<Seen>>>) {
+async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
     let mut place = 0;
     while let Some((head, body)) = read(&mut stream, &mut buffer).await {
-        let seen = Seen { head, body, connection, place };
-        let (answer, then) = match check(&seen.head) {
-            Some(answer) => (answer, Then::Next),
+        let (answer, then) = match check(&head) {
+            Some(answer) => {
+                shared.checks.fetch_add(1, Ordering::Relaxed);
+                (answer, Then::Next)
+            }
             None => {
-                log.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
-                script(&seen)
+                let checks = shared.checks.load(Ordering::Relaxed);
+                let seen = Seen { head, body, connection, place, checks };
+                shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
+                (shared.script)(&seen)
             }
         };
         if stream.write_all(&answer).await.is_err() {
@@ -125,13 +167,29 @@ async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>, lo
         place += 1;
         match then {
             Then::Next => {}
-            Then::Close => return,
+            Then::Close => {
+                close(stream).await;
+                shared.closed.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             Then::CloseSoon => {
                 tokio::time::sleep(CLOSE_SOON).await;
                 return;
             }
             Then::Hang => std::future::pending().await,
+            Then::CloseWhen(told) => {
+                told.notified().await;
+                return;
+            }
         }
+    }
+}
+
+/// Closes a connection, and waits until the other side has done so too.
+async fn close(mut stream: TcpStream) {
+    let mut rest = [0; 1024];
+    if stream.shutdown().await.is_ok() {
+        while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
 }
 

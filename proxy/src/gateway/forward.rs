@@ -185,6 +185,7 @@ fn fail(mut in_flight: InFlight, error: &UpstreamError) {
         UpstreamError::Exchange { .. } => metrics.exchange_errors.inc(),
         UpstreamError::FirstByte { .. } => metrics.timeouts.inc(),
     }
+    in_flight.doubt();
     in_flight.judge(false);
     in_flight.failed();
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use larder_routing::{NoEndpoint, slow_start_most};
+use larder_routing::{Fleet, NoEndpoint, slow_start_most};
 
 use super::{Endpoint, InFlight, Pool, Wanted};
 use crate::decisions::Record;
@@ -40,7 +40,7 @@ impl Room {
 
     /// Requests that an endpoint may have in flight at most.
     fn most(&self, endpoint: &Endpoint) -> u32 {
-        let most = endpoint.max_in_flight.load(Ordering::Relaxed);
+        let most = endpoint.bound();
         let ramp = self
             .since(endpoint)
             .zip(self.mean_in_flight)
@@ -50,10 +50,21 @@ impl Room {
 }
 
 impl Endpoint {
+    /// Most requests that it may have in flight.
+    pub(super) fn bound(&self) -> u32 {
+        self.max_in_flight.load(Ordering::Relaxed)
+    }
+
     /// Counts one more request, if it has fewer than `most`.
-    fn begin_within(&self, most: u32) -> bool {
+    pub(super) fn begin_within(&self, most: u32) -> bool {
         let more = |now| (now < most).then_some(now + 1);
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Most requests that the fleet may have in flight there, beside those that it knows nothing of.
+    pub(super) fn bound_inside(&self) -> Option<u32> {
+        let bound = self.bound();
+        (bound != u32::MAX).then(|| bound.saturating_sub(self.outside.load(Ordering::Relaxed)))
     }
 }
 
@@ -90,7 +101,29 @@ impl Pool {
     ) -> InFlight {
         self.metrics.decided(&self.model, LEAST_LOAD);
         let record = Record::by_load(wanted.id, &self.model, (&endpoint.name, LEAST_LOAD));
+        endpoint.outside.fetch_add(1, Ordering::Relaxed);
+        self.outside_changed.store(true, Ordering::Release);
         self.begin(Arc::clone(endpoint), wanted, arrived, record)
+    }
+
+    /// A request that was sent by load alone is over. Those who wait for its place are told, unless the fleet is to be
+    /// left alone.
+    pub(super) fn ended_outside(&self, endpoint: &Endpoint) {
+        endpoint.outside.fetch_sub(1, Ordering::Relaxed);
+        self.outside_changed.store(true, Ordering::Release);
+        if endpoint.bound() != u32::MAX && !self.passes_through() {
+            self.change(|_, _| ());
+        }
+    }
+
+    /// Lets the fleet send less to endpoints that have requests which it knows nothing of, so that both together keep
+    /// their bounds.
+    pub(super) fn tell_of_outside(&self, fleet: &mut Fleet) {
+        if self.outside_changed.swap(false, Ordering::Acquire) {
+            for endpoint in self.endpoints.load().iter() {
+                fleet.set_max_in_flight(endpoint.id, endpoint.bound_inside());
+            }
+        }
     }
 
     /// An endpoint came back: it starts slowly here too.

@@ -123,7 +123,7 @@ impl Pool {
     /// Bounds the requests in flight at an endpoint; `None`: no bound.
     pub fn set_max_in_flight(&self, endpoint: &Endpoint, most: Option<u32>) {
         endpoint.max_in_flight.store(most.unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.change(|fleet, _| fleet.set_max_in_flight(endpoint.id, most));
+        self.change(|fleet, _| fleet.set_max_in_flight(endpoint.id, endpoint.bound_inside()));
     }
 
     /// Lets an endpoint finish what it has and take no more, or take requests again.

@@ -79,7 +79,7 @@ impl Pool {
     /// Those who wait for an endpoint whose breaker opened are placed anew; one whose breaker closed starts slowly.
     fn avoid(&self, endpoint: &Endpoint, avoided: bool) {
         self.change(|fleet, now| {
-            fleet.set_avoided(endpoint.id, avoided);
+            fleet.set_avoided(endpoint.id, endpoint.is_avoided());
             if !avoided {
                 fleet.returned(endpoint.id, now);
             }

@@ -19,6 +19,8 @@ use super::{InFlight, Pool, Wanted};
 /// Longest that a request waits for the decision core, its lock included: a hundred times what a decision takes among
 /// 512 endpoints. Later is worse than anywhere.
 const DECISION_MAX: Duration = Duration::from_millis(2);
+/// So often a request that was decided on is decided on anew, where others took its place without the core meanwhile.
+const AGAIN_MAX: usize = 3;
 /// The timer looks no more often than this, whatever it is told.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
@@ -75,6 +77,21 @@ impl Pool {
         if self.is_shadow() {
             return Ok(self.route(wanted, arrived)?);
         }
+        for _ in 0..AGAIN_MAX {
+            match self.admit_once(wanted, arrived).await {
+                // Others filled the endpoint up without the core: it knows of them now.
+                Err(AdmitError::NoEndpoint(why)) if why.full > 0 => {}
+                admitted => return admitted,
+            }
+        }
+        self.admit_once(wanted, arrived).await
+    }
+
+    async fn admit_once(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        arrived: Instant,
+    ) -> Result<InFlight, AdmitError> {
         let (verdict, turn) = self.submit(wanted);
         match verdict {
             Verdict::Settled(Ok(Submitted::Go(decision))) => Ok(self.in_flight(decision, wanted, arrived)?),
@@ -88,7 +105,9 @@ impl Pool {
                     Err(_) => return self.fallback(wanted, arrived, "lost"),
                 };
                 self.metrics.held(&self.model, self.wall(decision.held_s).as_secs_f64());
-                Ok(self.in_flight(decision, wanted, arrived)?)
+                let mut in_flight = self.in_flight(decision, wanted, arrived)?;
+                in_flight.held += in_flight.endpoint.is_believed().await;
+                Ok(in_flight)
             }
             Verdict::Settled(Err(error)) => Err(self.refusal(error)),
             Verdict::Fallback(why) => self.fallback(wanted, arrived, why),
@@ -113,6 +132,7 @@ impl Pool {
         let fleet = self.fleet.try_lock_for(DECISION_MAX);
         let more = self.coming.count.fetch_sub(1, Ordering::Relaxed) > 1;
         let Some(mut fleet) = fleet else { return (Verdict::Fallback("slow"), None) };
+        self.tell_of_outside(&mut fleet);
         let now = self.now();
         // The lock knows no poison; a core that panicked keeps what it had, and every ticket is still its own.
         let submitted = catch_unwind(AssertUnwindSafe(|| match more {
@@ -152,6 +172,7 @@ impl Pool {
     /// Changes the fleet, then tells those whose turn has come by it.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Fleet, Now) -> T) -> T {
         let mut fleet = self.fleet.lock();
+        self.tell_of_outside(&mut fleet);
         let now = self.now();
         let result = change(&mut fleet, now);
         self.hand_out(&mut fleet, now);
@@ -192,6 +213,7 @@ impl Pool {
     /// Hands out what is due, and says how long until it is worth looking again. `None`: nobody waits.
     fn look_once(&self) -> Option<Duration> {
         let mut fleet = self.fleet.lock();
+        self.tell_of_outside(&mut fleet);
         let now = self.now();
         self.hand_out(&mut fleet, now);
         let next = fleet.next_wake(now);

@@ -131,6 +131,7 @@ impl InFlight {
         }
         // A long answer is no fault of the endpoint.
         if !matches!(error.downcast_ref(), Some(Late::TooLong { .. })) {
+            self.doubt();
             self.judge(false);
         }
         tracing::warn!(endpoint = self.endpoint.name, %error, "the answer broke off");
@@ -138,7 +139,8 @@ impl InFlight {
     }
 
     fn settle(&mut self, outcome: Outcome, fate: Fate) {
-        if !std::mem::replace(&mut self.settled, true) {
+        let ends = !std::mem::replace(&mut self.settled, true);
+        if ends {
             self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.record.settle(fate);
             self.place = None;
@@ -146,8 +148,10 @@ impl InFlight {
                 self.endpoint.guard.probe_lost(self.pool.origin.elapsed());
             }
         }
-        if let Some(ticket) = self.ticket.take() {
-            self.pool.settle(ticket, outcome, &self.endpoint);
+        match self.ticket.take() {
+            Some(ticket) => self.pool.settle(ticket, outcome, &self.endpoint),
+            None if ends => self.pool.ended_outside(&self.endpoint),
+            None => {}
         }
     }
 }

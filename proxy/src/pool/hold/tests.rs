@@ -8,12 +8,17 @@ use crate::upstream::{Limits, Upstream};
 use crate::{breaker, retry};
 
 fn pool() -> Arc<Pool> {
+    pool_of(None)
+}
+
+/// Two endpoints with so many requests each at most.
+fn pool_of(max_in_flight: Option<u32>) -> Arc<Pool> {
     let second = Duration::from_secs(1);
     let plan = |name: &str| EndpointPlan {
         name: name.to_owned(),
         upstream: Upstream::new(name.to_owned(), Limits { connect: second, first_byte: second, idle: 1 }),
         kv_tokens: None,
-        max_in_flight: None,
+        max_in_flight,
         cache_node: None,
     };
     let hashing = HasherSettings::new(Secret::derive(b"test"));
@@ -108,4 +113,49 @@ async fn nobody_able_is_an_error_on_either_way() {
     let wanted = Wanted { exclude: &all, ..ANY };
     assert!(pool.admit(&wanted, Instant::now()).await.is_err());
     assert!(pool.fallback(&wanted, Instant::now(), "slow").is_err());
+}
+
+/// Whether a future waits.
+async fn waits<T>(future: &mut std::pin::Pin<&mut impl Future<Output = T>>) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+/// What was sent while the core was slow counts to the endpoints' bounds when it is back.
+#[expect(clippy::await_holding_lock, reason = "a held lock is the slow core; the one await does not pend")]
+#[tokio::test]
+async fn what_was_sent_around_the_core_takes_places() {
+    let pool = pool_of(Some(1));
+    let around = {
+        let _busy = pool.fleet.lock();
+        pool.admit(&ANY, Instant::now()).await.unwrap()
+    };
+    let inside = pool.admit(&ANY, Instant::now()).await.unwrap();
+    assert_ne!(around.endpoint().name, inside.endpoint().name);
+    let mut third = std::pin::pin!(pool.admit(&ANY, Instant::now()));
+    assert!(waits(&mut third).await, "both are full");
+    let name = around.endpoint().name.clone();
+    drop(around);
+    let third = third.await.unwrap();
+    assert_eq!(third.endpoint().name, name);
+    drop((inside, third));
+    // Both bounds are whole again.
+    let two =
+        [pool.admit(&ANY, Instant::now()).await.unwrap(), pool.admit(&ANY, Instant::now()).await.unwrap()];
+    assert_ne!(two[0].endpoint().name, two[1].endpoint().name);
+}
+
+/// A place that is taken between a decision and its request is not taken twice.
+#[tokio::test]
+async fn a_decision_whose_place_was_taken_meanwhile_is_made_anew() {
+    let pool = pool_of(Some(1));
+    let decided = pool.fleet.lock().route(&ANY.request(), pool.now()).unwrap();
+    let others: Vec<_> = pool.endpoints().iter().map(|e| e.id).filter(|id| *id != decided.endpoint).collect();
+    let wanted = Wanted { exclude: &others, ..ANY };
+    let around = pool.fallback(&wanted, Instant::now(), "slow").unwrap();
+    let moved = pool.in_flight(decided, &ANY, Instant::now()).unwrap();
+    assert_eq!(moved.endpoint().id, others[0]);
+    let decided = pool.fleet.lock().route(&ANY.request(), pool.now());
+    assert!(decided.is_err_and(|why| why.full == 2), "the core knows that both are full");
+    drop((around, moved));
+    assert!(pool.endpoints().iter().all(|e| e.in_flight() == 0));
 }
