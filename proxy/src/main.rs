@@ -32,7 +32,8 @@ fn main() -> ExitCode {
     let config = match config::load(&args.config) {
         Ok(config) => config,
         Err(faults) => {
-            eprintln!("{}: {faults}", args.config.display());
+            // Each names the file.
+            eprintln!("{faults}");
             return ExitCode::from(EX_USAGE);
         }
     };

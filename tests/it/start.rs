@@ -57,6 +57,9 @@ fn every_fault_is_listed_at_once_with_its_key_and_a_hint() {
     ] {
         assert!(report.contains(expected), "{expected} is not in:\n{report}");
     }
+    for line in report.lines() {
+        assert_eq!(line.matches(".toml: ").count(), 1, "the file, once: {line}");
+    }
 }
 
 #[test]

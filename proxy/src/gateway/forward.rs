@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use larder_identity::NoChain;
 
 use super::error::GatewayError;
@@ -14,7 +13,7 @@ use super::response::{EngineBody, Form, GatewayBody};
 use super::splice::{RequestBody, splice};
 use super::{Gateway, Prompt, Settings, Whole, head, last_event, upgrade};
 use crate::pool::{AdmitError, InFlight, Pool, Wanted};
-use crate::upstream::{Connection, SendFailed, UpstreamError};
+use crate::upstream::{Answer, SendFailed, UpstreamError};
 use crate::warehouse::Staged;
 
 const ENDPOINT: HeaderName = HeaderName::from_static("x-larder-endpoint");
@@ -68,7 +67,7 @@ impl Gateway {
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
             let again = settings.retry_started.then(|| copy_of(&request));
             match endpoint.upstream.send(&self.transport, request).await {
-                Ok((response, connection)) => {
+                Ok(response) => {
                     drop(permit);
                     in_flight.keep(place.take());
                     in_flight.answered(response.status());
@@ -78,7 +77,7 @@ impl Gateway {
                         return Ok(upgrade::join(response, client, in_flight, &self.drain));
                     }
                     let form = last_event::Form::of(prompt.api);
-                    return Ok(to_client(response, (in_flight, connection), (&settings, form), staged));
+                    return Ok(to_client(response, in_flight, (&settings, form), staged));
                 }
                 Err(SendFailed { error, unsent }) => {
                     exclude.push(endpoint.id);
@@ -209,8 +208,8 @@ fn with_lease(body: &Bytes, prompt: &Prompt, staged: Option<&Staged>) -> Request
 }
 
 fn to_client(
-    response: Response<Incoming>,
-    (in_flight, connection): (InFlight, Connection),
+    response: Response<Answer>,
+    in_flight: InFlight,
     (settings, errors): (&Settings, last_event::Form),
     staged: Option<Staged>,
 ) -> Response<GatewayBody> {
@@ -241,6 +240,6 @@ fn to_client(
             && !head.headers.contains_key(header::CONTENT_ENCODING),
         errors,
     };
-    let body = EngineBody::new(body, in_flight, connection, (form, settings.answer));
+    let body = EngineBody::new(body, in_flight, (form, settings.answer));
     Response::from_parts(head, GatewayBody::Engine(body))
 }

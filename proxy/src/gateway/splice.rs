@@ -3,7 +3,6 @@
 //!
 //! The body is not copied: it goes out in up to three pieces, and hyper writes them in one call.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::pin::Pin;
@@ -69,13 +68,12 @@ fn changed(raw: &[u8], own: Option<Value>) -> Option<Bytes> {
 /// A request's body: the client's bytes in one piece, or in a few around what was put between.
 #[derive(Clone, Debug, Default)]
 pub struct RequestBody {
-    pieces: VecDeque<Bytes>,
+    pieces: [Bytes; 3],
     left: u64,
 }
 
 impl RequestBody {
     fn of(pieces: [Bytes; 3]) -> Self {
-        let pieces: VecDeque<Bytes> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
         Self { pieces, left }
     }
@@ -95,13 +93,14 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
+        let next = self.pieces.iter_mut().find(|piece| !piece.is_empty());
+        let piece = next.map(std::mem::take);
         self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
