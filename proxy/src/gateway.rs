@@ -266,3 +266,6 @@ impl RequestIds {
         (u128::from(self.start) << 64) | u128::from(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,7 +124,6 @@ impl HealthChecks {
                 probe = Probe::new(&now, endpoint);
                 settings = now;
             }
-            endpoint.upstream.tend();
             let found = probe.get(&settings.path).await.map(|_| ());
             if let Err(why) = &found {
                 tracing::debug!(endpoint = endpoint.name, why, "health check failed");
@@ -239,17 +238,15 @@ impl Probe {
             .body(RequestBody::default())
             .map_err(|e| e.to_string())?;
         let asking = async {
-            let response =
+            let (response, connection) =
                 self.upstream.send(&self.transport, request).await.map_err(|f| f.error.to_string())?;
-            let (status, mut answer) = (response.status(), response.into_body());
-            let body = Limited::new(&mut answer, ANSWER_MAX_BYTES)
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
                 .collect()
                 .await
                 .map_err(|e| format!("{path}: {e}"))?
                 .to_bytes();
-            if let Some(connection) = answer.take_connection() {
-                self.upstream.keep(connection, false);
-            }
+            self.upstream.keep(connection, false);
             if status == StatusCode::OK { Ok(body) } else { Err(format!("{path} answered {status}")) }
         };
         tokio::time::timeout(self.timeout, asking)

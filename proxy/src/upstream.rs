@@ -3,21 +3,20 @@
 //! pingora connects (time limits, socket options, later TLS); hyper is the codec, so that head and body leave
 //! in one vectored write and the many rules of HTTP/1.1 are kept by a library that many people test.
 
-mod connection;
-
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::BasicPeer;
 
 use crate::gateway::splice::RequestBody;
-pub use connection::{Answer, Connection};
 
 /// An idle connection older than this is not trusted with a request: engines' HTTP servers close idle
 /// connections (uvicorn, under vLLM and SGLang, after 5 s by default), and a request that races with that
@@ -32,7 +31,7 @@ const STREAM_REST: Duration = Duration::from_millis(20);
 /// not kept. Idle connections are closed after seconds.
 const STREAM_CLOSE_MAX: Duration = Duration::from_secs(1);
 
-/// Longest a kept connection may take to be ready: it has the end of one message to handle.
+/// Longest a kept connection may take to be ready: its driver has one message to handle.
 const READY_MAX: Duration = Duration::from_millis(20);
 
 /// The body of every request to an engine.
@@ -78,46 +77,35 @@ pub struct SendFailed {
 struct Idle {
     connection: Connection,
     since: Instant,
+    /// Not used before.
+    rested: Instant,
 }
 
 /// The connections to one engine.
 pub struct Upstream {
     authority: String,
-    limits: Arc<ArcSwap<Limits>>,
-    kept: Arc<Kept>,
+    limits: ArcSwap<Limits>,
+    idle: Mutex<Vec<Idle>>,
+    habit: Arc<Habit>,
 }
 
-/// Connections without a request, the youngest last.
-#[derive(Default)]
-struct Kept {
-    idle: Mutex<Vec<Idle>>,
-    /// Learnt: the engine closes connections after streams.
+/// What was learnt of how an engine ends connections.
+#[derive(Debug)]
+struct Habit {
+    origin: Instant,
     closes_after_streams: AtomicBool,
 }
 
-impl Kept {
-    fn push(&self, connection: Connection, most: usize) {
-        let mut idle = self.idle.lock();
-        if idle.len() < most {
-            idle.push(Idle { connection, since: Instant::now() });
-        }
+impl Habit {
+    /// Milliseconds since the start, never 0.
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// The youngest one, if it is young enough.
-    fn pop(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock();
-        let youngest = idle.pop()?;
-        if youngest.since.elapsed() > IDLE_MAX {
-            // Too old, so all before it are.
-            idle.clear();
-            return None;
-        }
-        Some(youngest.connection)
-    }
-
-    /// The engine has closed a connection that had no request.
-    fn closed(&self, connection: &Connection) {
-        if connection.streamed_at.is_some_and(|at| at.elapsed() < STREAM_CLOSE_MAX) {
+    /// The engine closed a connection that rested since `rested_at`, 0 if it did not rest after a stream.
+    fn closed(&self, rested_at: u64) {
+        let age = Duration::from_millis(self.now().saturating_sub(rested_at));
+        if rested_at > 0 && age < STREAM_CLOSE_MAX {
             self.closes_after_streams.store(true, Ordering::Relaxed);
         }
     }
@@ -137,7 +125,12 @@ pub struct Limits {
 impl Upstream {
     /// The connections to the engine at `authority` (`host:port`); none is opened yet.
     pub fn new(authority: String, limits: Limits) -> Self {
-        Self { authority, limits: Arc::new(ArcSwap::from_pointee(limits)), kept: Arc::default() }
+        Self {
+            authority,
+            limits: ArcSwap::from_pointee(limits),
+            idle: Mutex::new(Vec::new()),
+            habit: Arc::new(Habit { origin: Instant::now(), closes_after_streams: AtomicBool::new(false) }),
+        }
     }
 
     /// Goes by other limits from the next request on.
@@ -161,78 +154,83 @@ impl Upstream {
         &self,
         transport: &TransportConnector,
         mut request: Request<Body>,
-    ) -> Result<Response<Answer>, SendFailed> {
-        while let Some(kept) = self.take_idle().await {
-            match self.exchange(kept, request).await {
+    ) -> Result<(Response<Incoming>, Connection), SendFailed> {
+        while let Some(mut kept) = self.take_idle().await {
+            match self.exchange(&mut kept, request).await {
+                Ok(response) => return Ok((response, kept)),
                 Err(SendFailed { unsent: Some(back), .. }) => request = *back,
-                answered => return answered,
+                Err(failed) => return Err(failed),
             }
         }
-        match self.connect(transport).await {
-            Ok(connection) => self.exchange(connection, request).await,
+        // Boxed, since every request's future would have the room for what few do.
+        match Box::pin(self.connect(transport)).await {
+            Ok(mut connection) => {
+                let response = self.exchange(&mut connection, request).await?;
+                Ok((response, connection))
+            }
             Err(error) => Err(SendFailed { error, unsent: Some(Box::new(request)) }),
         }
     }
 
     /// Keeps a connection whose answer, a stream of events or not, has been read to its end.
-    pub fn keep(&self, mut connection: Connection, streamed: bool) {
-        if connection.closing {
+    pub fn keep(&self, connection: Connection, streamed: bool) {
+        if connection.closing || connection.sender.is_closed() {
             return;
         }
-        if !streamed {
-            connection.streamed_at = None;
-            self.kept.push(connection, self.limits.load().idle);
+        if streamed && self.habit.closes_after_streams.load(Ordering::Relaxed) {
             return;
         }
-        if self.kept.closes_after_streams.load(Ordering::Relaxed) {
-            return;
+        let since = Instant::now();
+        let mut rested = since;
+        if streamed {
+            rested += STREAM_REST;
+            connection.rested_at.store(self.habit.now(), Ordering::Relaxed);
         }
-        connection.streamed_at = Some(Instant::now());
-        let (kept, limits) = (Arc::clone(&self.kept), Arc::clone(&self.limits));
-        tokio::spawn(async move {
-            match tokio::time::timeout(STREAM_REST, connection.ends()).await {
-                Ok(()) => kept.closed(&connection),
-                Err(_) => kept.push(connection, limits.load().idle),
-            }
-        });
-    }
-
-    /// Closes the kept connections that are too old to be used or that the engine has closed.
-    pub fn tend(&self) {
-        self.kept.idle.lock().retain_mut(|idle| {
-            let ended = idle.connection.has_ended();
-            if ended {
-                self.kept.closed(&idle.connection);
-            }
-            !ended && idle.since.elapsed() <= IDLE_MAX
-        });
+        let mut idle = self.idle.lock();
+        if idle.len() < self.limits.load().idle {
+            idle.push(Idle { connection, since, rested });
+        } else {
+            // It is ours that closes it.
+            connection.rested_at.store(0, Ordering::Relaxed);
+        }
     }
 
     async fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.kept.pop()?;
+            let Idle { mut connection, .. } = self.youngest_rested()?;
+            connection.rested_at.store(0, Ordering::Relaxed);
             // The last answer has been read to its end, so the codec is ready, or about to be, or closed. It stays
             // busy only where an engine answered without reading its request, and then it is no use.
-            if connection.is_ready() {
+            if connection.sender.is_ready() {
                 return Some(connection);
             }
-            match tokio::time::timeout(READY_MAX, connection.becomes_ready()).await {
-                Ok(true) => return Some(connection),
-                Ok(false) => self.kept.closed(&connection),
-                Err(_) => {}
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, connection.sender.ready()).await {
+                return Some(connection);
             }
         }
     }
 
+    fn youngest_rested(&self) -> Option<Idle> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        let at = idle.iter().rposition(|kept| kept.rested <= now)?;
+        if now.saturating_duration_since(idle[at].since) > IDLE_MAX {
+            // Too old, so all before it are.
+            idle.drain(..=at);
+            return None;
+        }
+        Some(idle.remove(at))
+    }
+
     async fn exchange(
         &self,
-        mut connection: Connection,
+        connection: &mut Connection,
         request: Request<Body>,
-    ) -> Result<Response<Answer>, SendFailed> {
+    ) -> Result<Response<Incoming>, SendFailed> {
         let authority = || self.authority.clone();
         let upgrading = request.headers().contains_key(http::header::UPGRADE);
         let limit = self.limits.load().first_byte;
-        match tokio::time::timeout(limit, connection.exchange(request)).await {
+        match tokio::time::timeout(limit, connection.sender.try_send_request(request)).await {
             // No upgrade was asked for, so what follows is no HTTP that could be passed on.
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading => {
                 let reason = "it switched protocols unasked".to_owned();
@@ -241,8 +239,7 @@ impl Upstream {
             }
             Ok(Ok(response)) => {
                 connection.closing = says_close(&response);
-                let (head, body) = response.into_parts();
-                Ok(Response::from_parts(head, Answer::new(body, connection)))
+                Ok(response)
             }
             Ok(Err(mut e)) => {
                 let (authority, reason) = (authority(), causes(e.error()));
@@ -272,12 +269,21 @@ impl Upstream {
             let mut peer = BasicPeer::new(&address.to_string());
             peer.options.connection_timeout = Some(limit);
             let stream = transport.new_stream(&peer).await.map_err(|e| e.to_string())?;
-            Connection::over(stream).await.map_err(|e| e.to_string())
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())
         };
-        tokio::time::timeout(limit, connecting)
+        let (sender, driver) = tokio::time::timeout(limit, connecting)
             .await
-            .unwrap_or_else(|_| Err(format!("no connection within {} ms", limit.as_millis())))
-            .map_err(fail)
+            .map_err(|_| fail(format!("no connection within {} ms", limit.as_millis())))?
+            .map_err(fail)?;
+        let rested_at = Arc::new(AtomicU64::new(0));
+        let (habit, resting) = (Arc::clone(&self.habit), Arc::clone(&rested_at));
+        tokio::spawn(async move {
+            if let Err(e) = driver.with_upgrades().await {
+                tracing::debug!(error = %e, "connection to an engine ended");
+            }
+            habit.closed(resting.load(Ordering::Relaxed));
+        });
+        Ok(Connection { sender, closing: false, rested_at })
     }
 }
 
@@ -299,4 +305,14 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// A connection in use. Dropped, it closes, which tells the engine to stop generating; kept with
+/// [`Upstream::keep`], it serves the next request.
+pub struct Connection {
+    sender: SendRequest<Body>,
+    /// The engine has announced that it closes it.
+    closing: bool,
+    /// When it began to rest after a stream, in milliseconds of its [`Habit`]; 0: it does not.
+    rested_at: Arc<AtomicU64>,
 }

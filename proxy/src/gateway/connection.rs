@@ -94,7 +94,8 @@ impl Server {
             if request.version() == Version::HTTP_11 {
                 request.extensions_mut().insert(interim.clone());
             }
-            let answering = answer(request);
+            // hyper moves what it is given here, twice, into room that each connection keeps: kilobytes, were it no box.
+            let answering = Box::pin(answer(request));
             async move {
                 let mut response = answering.await;
                 let log = response.extensions_mut().remove::<Arc<Entry>>().map(Watch::new);

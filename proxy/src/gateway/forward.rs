@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 use larder_identity::NoChain;
 
 use super::error::GatewayError;
@@ -13,7 +14,7 @@ use super::response::{EngineBody, Form, GatewayBody};
 use super::splice::{RequestBody, splice};
 use super::{Gateway, Prompt, Settings, Whole, head, last_event, upgrade};
 use crate::pool::{AdmitError, InFlight, Pool, Wanted};
-use crate::upstream::{Answer, SendFailed, UpstreamError};
+use crate::upstream::{Connection, SendFailed, UpstreamError};
 use crate::warehouse::Staged;
 
 const ENDPOINT: HeaderName = HeaderName::from_static("x-larder-endpoint");
@@ -67,7 +68,7 @@ impl Gateway {
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
             let again = settings.retry_started.then(|| copy_of(&request));
             match endpoint.upstream.send(&self.transport, request).await {
-                Ok(response) => {
+                Ok((response, connection)) => {
                     drop(permit);
                     in_flight.keep(place.take());
                     in_flight.answered(response.status());
@@ -77,7 +78,7 @@ impl Gateway {
                         return Ok(upgrade::join(response, client, in_flight, &self.drain));
                     }
                     let form = last_event::Form::of(prompt.api);
-                    return Ok(to_client(response, in_flight, (&settings, form), staged));
+                    return Ok(to_client(response, (in_flight, connection), (&settings, form), staged));
                 }
                 Err(SendFailed { error, unsent }) => {
                     exclude.push(endpoint.id);
@@ -104,7 +105,7 @@ impl Gateway {
         let avoided = pool.with_ejected(wanted.exclude);
         let mut chosen = choose_among(pool, &Wanted { exclude: &avoided, ..*wanted }, at).await;
         if avoided.len() > wanted.exclude.len() && matches!(chosen, Err(AdmitError::NoEndpoint(_))) {
-            chosen = choose_among(pool, wanted, at).await;
+            chosen = Box::pin(choose_among(pool, wanted, at)).await;
             if chosen.is_ok() {
                 self.metrics.all_ejected(&pool.model);
             }
@@ -198,7 +199,7 @@ async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
         in_flight.staged(0, false);
         return None;
     }
-    let staged = node.prepare(chain, in_flight.missing_tokens()).await;
+    let staged = Box::pin(node.prepare(chain, in_flight.missing_tokens())).await;
     in_flight.staged(staged.tokens, staged.all);
     Some(staged)
 }
@@ -208,8 +209,8 @@ fn with_lease(body: &Bytes, prompt: &Prompt, staged: Option<&Staged>) -> Request
 }
 
 fn to_client(
-    response: Response<Answer>,
-    in_flight: InFlight,
+    response: Response<Incoming>,
+    (in_flight, connection): (InFlight, Connection),
     (settings, errors): (&Settings, last_event::Form),
     staged: Option<Staged>,
 ) -> Response<GatewayBody> {
@@ -240,6 +241,6 @@ fn to_client(
             && !head.headers.contains_key(header::CONTENT_ENCODING),
         errors,
     };
-    let body = EngineBody::new(body, in_flight, (form, settings.answer));
+    let body = EngineBody::new(body, in_flight, connection, (form, settings.answer));
     Response::from_parts(head, GatewayBody::Engine(body))
 }

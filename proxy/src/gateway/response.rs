@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::last_event;
 use crate::pool::InFlight;
-use crate::upstream::Answer;
+use crate::upstream::Connection;
 use crate::usage::UsageScanner;
 
 /// How long the last words of a broken stream get to leave before its connection is cut: they must not be lost with it.
@@ -109,8 +110,9 @@ impl Body for GatewayBody {
 
 /// An engine's answer, with what it holds until its end.
 pub struct EngineBody {
-    inner: Answer,
+    inner: Incoming,
     in_flight: Option<InFlight>,
+    connection: Option<Connection>,
     form: Form,
     clock: Clock,
     cut: Option<Cut>,
@@ -121,12 +123,18 @@ pub struct EngineBody {
 }
 
 impl EngineBody {
-    /// The answer `inner` to the request that `in_flight` counts.
-    pub fn new(inner: Answer, in_flight: InFlight, (form, limits): (Form, Limits)) -> Box<Self> {
+    /// The answer `inner`, on `connection`, to the request that `in_flight` counts.
+    pub fn new(
+        inner: Incoming,
+        in_flight: InFlight,
+        connection: Connection,
+        (form, limits): (Form, Limits),
+    ) -> Box<Self> {
         let clock = Clock { limits, end: in_flight.arrived() + limits.total, waiting: None, timer: None };
         let mut body = Self {
             inner,
             in_flight: Some(in_flight),
+            connection: Some(connection),
             form,
             clock,
             cut: None,
@@ -171,7 +179,7 @@ impl EngineBody {
     /// The answer ends here, before its end: the load goes, the engine's connection closes. A stream of events gets one
     /// more that says why; the client's connection is cut a moment later, so that no end looks clean.
     fn fail(&mut self, failure: Failure) -> Result<Frame<Bytes>, Failure> {
-        drop(self.inner.take_connection());
+        self.connection = None;
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.broken(&*failure);
         }
@@ -212,7 +220,7 @@ impl EngineBody {
 
     fn complete(&mut self) {
         if let Some(in_flight) = self.in_flight.take() {
-            if let Some(connection) = self.inner.take_connection() {
+            if let Some(connection) = self.connection.take() {
                 in_flight.endpoint().upstream.keep(connection, self.form.streamed);
             }
             if self.form.good {

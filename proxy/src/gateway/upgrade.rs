@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, Version, request};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
@@ -15,7 +16,6 @@ use super::head;
 use super::response::GatewayBody;
 use crate::drain::Drain;
 use crate::pool::InFlight;
-use crate::upstream::Answer;
 
 const WEBSOCKET: &str = "websocket";
 
@@ -47,13 +47,12 @@ pub(super) fn client_side<B>(request: &mut Request<B>) -> OnUpgrade {
 
 /// The client's answer to an engine's 101; the tunnel runs from then on, counted as load and as a connection.
 pub(super) fn join(
-    mut response: Response<Answer>,
+    mut response: Response<Incoming>,
     client: OnUpgrade,
     in_flight: InFlight,
     drain: &Arc<Drain>,
 ) -> Response<GatewayBody> {
     let engine = hyper::upgrade::on(&mut response);
-    response.body_mut().let_go();
     head::remove_hop_by_hop(response.headers_mut());
     head::remove_own(response.headers_mut());
     ask(response.headers_mut());
