@@ -188,6 +188,7 @@ fn disk_tier(
         media: Arc::clone(&media),
         slab: Arc::clone(&shared.slab),
         verify: config.verify,
+        segment_bytes: disk.segment_bytes,
         results: results.clone(),
     };
     let threads = DiskThreads::start(&parts, disk.readers)?;

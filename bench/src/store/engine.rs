@@ -201,16 +201,25 @@ impl Engine {
     }
 
     pub(super) fn ask_for(&mut self, numbers: Range<u64>, tag: Option<Tag>) -> io::Result<()> {
+        let lookup = self.lookup(numbers, tag);
+        self.say(lookup)
+    }
+
+    pub(super) fn say(&mut self, lookup: Lookup) -> io::Result<()> {
+        self.scheduler.say(lookup)
+    }
+
+    /// A lookup of these chunks.
+    pub(super) fn lookup(&mut self, numbers: Range<u64>, tag: Option<Tag>) -> Lookup {
         let count = (numbers.end - numbers.start) as u32;
-        let lookup = Lookup {
+        Lookup {
             id: self.id(),
             keys: keys(numbers),
             end_tokens: (1..=count).map(|index| index * TOKENS).collect(),
             request: None,
             tag,
             prompt_tokens: Some(count * TOKENS),
-        };
-        self.scheduler.say(lookup)
+        }
     }
 
     /// The answer to [`Self::ask_for`]; none while chunks are coming up.
@@ -248,9 +257,17 @@ impl Engine {
         let (lease, count) = (leased.lease, leased.slots.len() as u32);
         let id = self.id();
         self.scheduler.say(Load { id, lease, first: 0, count })?;
-        for (slot, chunk) in leased.slots.iter().zip(to.chunks_exact_mut(self.chunk_bytes as usize)) {
-            let offset = self.registered.slot_offset(*slot).ok_or_else(|| bad("a slot outside the slab"))?;
-            self.slab.read(offset, chunk);
+        // Slots that lie side by side are copied in one piece: a prompt stored at once mostly lies so.
+        let adjoining =
+            |one: &u32, other: &u32| *other == one + 1 && self.registered.slot_stride == self.chunk_bytes;
+        let mut rest = to;
+        for run in leased.slots.chunk_by(adjoining) {
+            let offset = self.registered.slot_offset(run[0]).ok_or_else(|| bad("a slot outside the slab"))?;
+            let bytes = run.len() * self.chunk_bytes as usize;
+            let (piece, behind) =
+                rest.split_at_mut_checked(bytes).ok_or_else(|| bad("no room for a lease"))?;
+            self.slab.read(offset, piece);
+            rest = behind;
         }
         let id = self.id();
         self.scheduler.say(Complete { id, lease, ok: true, failed: None })?;

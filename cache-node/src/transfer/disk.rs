@@ -42,6 +42,8 @@ pub struct DiskParts {
     pub slab: Arc<SharedMemory>,
     /// Whether checksums are compared.
     pub verify: Verify,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
     /// Where results go: as many as jobs were given out.
     pub results: UnboundedSender<Input>,
 }
@@ -188,7 +190,8 @@ struct Writer {
 
 impl Writer {
     fn new(parts: DiskParts) -> Self {
-        let appender = Appender::new(Arc::clone(&parts.media), parts.verify);
+        let appender =
+            Appender::new(Arc::clone(&parts.media), parts.verify).with_segments_of(parts.segment_bytes);
         Self { parts, appender, journal: Journal::new() }
     }
 

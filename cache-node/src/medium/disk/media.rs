@@ -43,6 +43,16 @@ pub trait Media: Send + Sync {
     /// What the system said; also if it is there already.
     fn create(&self, segment: u64) -> io::Result<()>;
 
+    /// Makes room for so many bytes beforehand, where that is cheap: writes that make a file longer are carried out one by one.
+    /// The segment then has this length, and reads as zeroes where nothing was written.
+    ///
+    /// # Errors
+    /// What the system said; the segment can be written all the same.
+    fn reserve(&self, segment: u64, bytes: u64) -> io::Result<()> {
+        let _ = (segment, bytes);
+        Ok(())
+    }
+
     /// Writes all parts, one after the other, or some of them and an error.
     ///
     /// # Errors

@@ -44,6 +44,8 @@ pub struct Load<'a> {
 pub struct Appender {
     media: Arc<dyn Media>,
     verify: Verify,
+    /// What a segment is given room for when it is made; 0 for none.
+    segment_bytes: u64,
     /// Records of segments that have no index yet.
     open: HashMap<u64, Vec<Placed>>,
     /// Bytes written and not synced, and to which segment the last of them went.
@@ -53,13 +55,26 @@ pub struct Appender {
 impl Appender {
     /// A writer to `media`.
     pub fn new(media: Arc<dyn Media>, verify: Verify) -> Self {
-        Self { media, verify, open: HashMap::new(), unsynced: (0, 0) }
+        Self { media, verify, segment_bytes: 0, open: HashMap::new(), unsynced: (0, 0) }
+    }
+
+    /// The same, which makes room for whole segments of this length beforehand.
+    #[must_use]
+    pub fn with_segments_of(self, segment_bytes: u64) -> Self {
+        Self { segment_bytes, ..self }
     }
 
     /// Makes a segment. If that fails, so will what is written to it.
     pub fn create(&mut self, segment: u64) {
         match self.media.create(segment) {
-            Ok(()) => drop(self.open.insert(segment, Vec::new())),
+            Ok(()) => {
+                self.open.insert(segment, Vec::new());
+                if self.segment_bytes > 0
+                    && let Err(error) = self.media.reserve(segment, self.segment_bytes)
+                {
+                    tracing::debug!(segment, %error, "a segment grows as it is written");
+                }
+            }
             Err(error) => tracing::warn!(segment, %error, "a segment cannot be made"),
         }
     }
@@ -139,7 +154,10 @@ impl Appender {
             self.unsynced = (0, 0);
         }
         let index = log::index(segment, end, &records);
-        let written = self.media.write(segment, end, &[&index]).and_then(|()| self.media.sync(segment));
+        let written = (self.media.write(segment, end, &[&index]))
+            // The trailer is the file's last block.
+            .and_then(|()| self.media.truncate(segment, end + index.len() as u64))
+            .and_then(|()| self.media.sync(segment));
         written.map_err(|error| {
             tracing::warn!(segment, %error, "a segment cannot be given an index");
             fault(&error)

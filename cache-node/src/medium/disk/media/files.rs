@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_tiering::disk::BLOCK_BYTES;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
 use nix::sys::uio::pwritev;
 
 use super::Media;
@@ -124,6 +124,11 @@ impl Media for Files {
         OpenOptions::new().write(true).create_new(true).open(self.path(segment))?;
         // The name itself must survive a loss of power as well.
         File::open(&self.directory)?.sync_all()
+    }
+
+    fn reserve(&self, segment: u64, bytes: u64) -> io::Result<()> {
+        let length = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(fallocate(&self.handles(segment)?.cached, FallocateFlags::empty(), 0, length)?)
     }
 
     fn write(&self, segment: u64, mut offset: u64, parts: &[&[u8]]) -> io::Result<()> {

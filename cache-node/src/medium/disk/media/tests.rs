@@ -154,3 +154,24 @@ fn a_panic_leaves_nothing_under_way() {
         assert_eq!(again, [0; 4096]);
     });
 }
+
+/// A segment with room made beforehand reads as it was written, and can be cut to what was written.
+#[test]
+fn room_made_beforehand_changes_nothing_that_is_written() {
+    with_each(|media| {
+        media.create(1).unwrap();
+        // Not every file system can, and then it grows.
+        let reserved = media.reserve(1, 1 << 20).is_ok() && media.length(1).unwrap() > 0;
+        media.write(1, 4096, &[b"abc"]).unwrap();
+        media.write(1, 0, &[&[7; 4096]]).unwrap();
+        let mut found = [1; 5];
+        if reserved {
+            media.read(1, 4095, &mut found).unwrap();
+            assert_eq!(&found, b"\x07abc\0");
+        }
+        media.truncate(1, 4099).unwrap();
+        assert_eq!(media.length(1).unwrap(), 4099);
+        media.read(1, 4096, &mut found[..3]).unwrap();
+        assert_eq!(&found[..3], b"abc");
+    });
+}

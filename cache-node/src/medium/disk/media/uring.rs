@@ -176,6 +176,10 @@ impl Media for Uring {
         self.files.create(segment)
     }
 
+    fn reserve(&self, segment: u64, bytes: u64) -> io::Result<()> {
+        self.files.reserve(segment, bytes)
+    }
+
     fn write(&self, segment: u64, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         self.files.write(segment, offset, parts)
     }
