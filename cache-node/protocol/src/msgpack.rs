@@ -80,6 +80,12 @@ impl Writer {
     }
 }
 
+/// Made only where it is needed: a lookup has thousands of values, and each unused fault would have to be dropped.
+#[cold]
+fn truncated() -> Malformed {
+    Malformed::Truncated
+}
+
 /// Reads msgpack values from borrowed bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
@@ -97,13 +103,13 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed::Truncated)?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn peek(&self) -> Result<u8, Malformed> {
-        self.rest.first().copied().ok_or(Malformed::Truncated)
+        self.rest.first().copied().ok_or_else(truncated)
     }
 
     /// A big-endian unsigned number of `width` bytes (1..=8).
@@ -125,7 +131,8 @@ impl<'a> Reader<'a> {
             Some((base, mask)) if found & !mask == base => u64::from(found & mask),
             _ => {
                 let form = forms.iter().position(|form| *form == Some(found));
-                after.number(1 << form.ok_or(Malformed::Form { expected, found })?)?
+                let Some(form) = form else { return Err(Malformed::Form { expected, found }) };
+                after.number(1 << form)?
             }
         };
         *self = after;

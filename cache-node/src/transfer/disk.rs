@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Sender as Bounded, UnboundedSender};
 use crate::medium::disk::log::{self, Contents, Placed, Record};
 use crate::medium::disk::media::Media;
 use crate::medium::disk::recipes::{self, Journal};
-use crate::medium::disk::work::{self, Append, Appender, Load};
+use crate::medium::disk::work::{self, Append, Appender, Load, Sealing};
 use crate::medium::memory::SharedMemory;
 use crate::store::{ChunkName, DiskInput, DiskOp, Input, JournalOp, Verify};
 
@@ -114,7 +114,10 @@ impl DiskThreads {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let mut threads = Vec::new();
         let writing = parts.clone();
-        threads.push(thread("disk-write").spawn(move || Writer::new(writing).work(&jobs))?);
+        let (later, laters) = channel();
+        threads.push(thread("disk-write").spawn(move || Writer::new(writing, later).work(&jobs))?);
+        let finishing = parts.clone();
+        threads.push(thread("disk-sync").spawn(move || finish(&finishing, &laters))?);
         // A medium that takes many reads at once needs no more than two threads: one hashes while the other waits.
         let readers = if parts.media.depth() > 1 { readers.min(2) } else { readers };
         for _ in 0..readers.max(1) {
@@ -182,17 +185,43 @@ fn in_blocks(bytes: u64) -> u64 {
     bytes.next_multiple_of(BLOCK_BYTES)
 }
 
+/// What takes a drive long and nobody waits for: at most a segment's index and a sync for each segment that the tier has.
+enum Later {
+    Seal(u64, Sealing),
+    Sync(u64),
+}
+
+/// Makes durable, while the writer goes on.
+fn finish(parts: &DiskParts, jobs: &Receiver<Later>) {
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Later::Seal(segment, sealing) => {
+                let sealed = DiskInput::Sealed { segment, outcome: sealing.finish() };
+                // If nobody listens the node is ending.
+                let _ = parts.results.send(Input::Disk(sealed));
+            }
+            Later::Sync(segment) => {
+                // It may have been given up meanwhile.
+                if let Err(error) = parts.media.sync(segment) {
+                    tracing::warn!(segment, %error, "what was written to disk may be lost with the power");
+                }
+            }
+        }
+    }
+}
+
 struct Writer {
     parts: DiskParts,
     appender: Appender,
     journal: Journal,
+    later: Sender<Later>,
 }
 
 impl Writer {
-    fn new(parts: DiskParts) -> Self {
+    fn new(parts: DiskParts, later: Sender<Later>) -> Self {
         let appender =
             Appender::new(Arc::clone(&parts.media), parts.verify).with_segments_of(parts.segment_bytes);
-        Self { parts, appender, journal: Journal::new() }
+        Self { parts, appender, journal: Journal::new(), later }
     }
 
     fn work(mut self, jobs: &Receiver<WriteJob>) {
@@ -229,8 +258,12 @@ impl Writer {
             }
             WriteJob::Recipes(JournalOp::Remove { file }) => self.journal.remove(&*self.parts.media, file),
             WriteJob::Seal { segment, end } => {
-                let outcome = self.appender.seal(segment, end);
-                self.say(DiskInput::Sealed { segment, outcome });
+                let sealing = self.appender.begin_seal(segment, end);
+                match sealing {
+                    // A thread that panicked has said so, and the segment stays without an index.
+                    Ok(sealing) => drop(self.later.send(Later::Seal(segment, sealing))),
+                    Err(fault) => self.say(DiskInput::Sealed { segment, outcome: Err(fault) }),
+                }
             }
             WriteJob::Append { write, at, record, from } => {
                 let at_once = if self.parts.media.depth() > 1 { APPENDS_AT_ONCE } else { 1 };
@@ -246,6 +279,7 @@ impl Writer {
                     }
                 }
                 self.append(&appends);
+                self.sync_if_due();
                 return next;
             }
         }
@@ -268,6 +302,13 @@ impl Writer {
                 let _ = results.send(Input::Disk(written));
             });
         });
+    }
+
+    /// Has what was written made durable, if it is time.
+    fn sync_if_due(&mut self) {
+        if let Some(segment) = self.appender.due_sync() {
+            let _ = self.later.send(Later::Sync(segment));
+        }
     }
 
     fn say(&self, input: DiskInput) {

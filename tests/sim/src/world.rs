@@ -327,6 +327,10 @@ impl World {
         self.appender.append(&appends, &mut |index, outcome| {
             inputs.push(DiskInput::Written { write: writes[index].0, outcome });
         });
+        if let Some(segment) = self.appender.due_sync() {
+            // A failure is only told to the log.
+            let _ = self.media.sync(segment);
+        }
         self.step_unless_crashed(inputs)
     }
 

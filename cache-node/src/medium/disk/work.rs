@@ -80,7 +80,8 @@ impl Appender {
     }
 
     /// Appends chunks of one segment. Each is compared with its checksum first, while those before it are being written:
-    /// nothing that was damaged in memory is kept on disk. `end` is told how each has ended, as soon as it has.
+    /// nothing that was damaged in memory is kept on disk. `end` is told how each has ended, as soon as it has. Afterwards
+    /// [`Self::due_sync`] says whether it is time to make it durable.
     pub fn append(&mut self, appends: &[Append<'_>], end: &mut dyn FnMut(usize, Result<(), WriteFault>)) {
         let good = |append: &Append<'_>| {
             let chunk = &append.bytes[..append.record.chunk.bytes as usize];
@@ -129,9 +130,6 @@ impl Appender {
             self.open.entry(at.segment).or_default().push((at.offset, (*record).clone()));
             self.unsynced = (self.unsynced.0 + record.chunk.record_bytes(), at.segment);
         }
-        if self.unsynced.0 >= SYNC_BYTES {
-            self.sync();
-        }
     }
 
     /// Makes durable what was written.
@@ -144,24 +142,32 @@ impl Appender {
         }
     }
 
-    /// Writes a segment's index and makes all of it durable.
+    /// The segment that holds so much which is not durable that [`Media::sync`] is due. The caller sees to that, in any thread.
+    pub fn due_sync(&mut self) -> Option<u64> {
+        let due = self.unsynced.0 >= SYNC_BYTES;
+        due.then(|| std::mem::take(&mut self.unsynced).1)
+    }
+
+    /// Lets nothing be appended to a segment any more. What is left to do may be done by any thread: nothing that is
+    /// appended after this goes there.
     ///
     /// # Errors
-    /// Why there is no index: the headers tell all the same what is in it.
-    pub fn seal(&mut self, segment: u64, end: u64) -> Result<(), WriteFault> {
+    /// If this did not make the segment.
+    pub fn begin_seal(&mut self, segment: u64, end: u64) -> Result<Sealing, WriteFault> {
         let records = self.open.remove(&segment).ok_or(WriteFault::Io)?;
         if self.unsynced.1 == segment {
             self.unsynced = (0, 0);
         }
         let index = log::index(segment, end, &records);
-        let written = (self.media.write(segment, end, &[&index]))
-            // The trailer is the file's last block.
-            .and_then(|()| self.media.truncate(segment, end + index.len() as u64))
-            .and_then(|()| self.media.sync(segment));
-        written.map_err(|error| {
-            tracing::warn!(segment, %error, "a segment cannot be given an index");
-            fault(&error)
-        })
+        Ok(Sealing { media: Arc::clone(&self.media), segment, end, index })
+    }
+
+    /// Writes a segment's index and makes all of it durable.
+    ///
+    /// # Errors
+    /// Why there is no index: the headers tell all the same what is in it.
+    pub fn seal(&mut self, segment: u64, end: u64) -> Result<(), WriteFault> {
+        self.begin_seal(segment, end)?.finish()
     }
 
     /// Removes a segment.
@@ -173,6 +179,32 @@ impl Appender {
         if let Err(error) = self.media.remove(segment) {
             tracing::warn!(segment, %error, "a segment cannot be removed");
         }
+    }
+}
+
+/// A segment that waits for its index.
+pub struct Sealing {
+    media: Arc<dyn Media>,
+    segment: u64,
+    end: u64,
+    index: Vec<u8>,
+}
+
+impl Sealing {
+    /// Writes the index and makes all of the segment durable.
+    ///
+    /// # Errors
+    /// Why there is no index: the headers tell all the same what is in it.
+    pub fn finish(self) -> Result<(), WriteFault> {
+        let Self { media, segment, end, index } = self;
+        let written = (media.write(segment, end, &[&index]))
+            // The trailer is the file's last block.
+            .and_then(|()| media.truncate(segment, end + index.len() as u64))
+            .and_then(|()| media.sync(segment));
+        written.map_err(|error| {
+            tracing::warn!(segment, %error, "a segment cannot be given an index");
+            fault(&error)
+        })
     }
 }
 

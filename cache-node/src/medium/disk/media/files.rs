@@ -1,6 +1,6 @@
 //! Segments as files, read and written by plain calls.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -58,6 +58,8 @@ pub struct Files {
     _lock: Flock<File>,
     /// Open files, of [`OPEN_MAX`] segments at most.
     open: Mutex<HashMap<u64, Arc<Handles>>>,
+    /// Segments made here whose names are not durable yet.
+    unnamed: Mutex<HashSet<u64>>,
 }
 
 impl Files {
@@ -72,7 +74,7 @@ impl Files {
             nix::errno::Errno::EWOULDBLOCK => io::Error::other("another process uses this directory"),
             error => error.into(),
         })?;
-        Ok(Self { directory, access, _lock: lock, open: Mutex::default() })
+        Ok(Self { directory, access, _lock: lock, open: Mutex::default(), unnamed: Mutex::default() })
     }
 
     /// Whether the file system of `directory` takes direct access.
@@ -122,8 +124,8 @@ impl Files {
 impl Media for Files {
     fn create(&self, segment: u64) -> io::Result<()> {
         OpenOptions::new().write(true).create_new(true).open(self.path(segment))?;
-        // The name itself must survive a loss of power as well.
-        File::open(&self.directory)?.sync_all()
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).insert(segment);
+        Ok(())
     }
 
     fn reserve(&self, segment: u64, bytes: u64) -> io::Result<()> {
@@ -166,11 +168,19 @@ impl Media for Files {
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
-        self.handles(segment)?.cached.sync_data()
+        self.handles(segment)?.cached.sync_data()?;
+        // The name itself must survive a loss of power as well: once, with the first of what it names.
+        let unnamed = || self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if unnamed().contains(&segment) {
+            File::open(&self.directory)?.sync_all()?;
+            unnamed().remove(&segment);
+        }
+        Ok(())
     }
 
     fn remove(&self, segment: u64) -> io::Result<()> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
         std::fs::remove_file(self.path(segment))
     }
 
