@@ -202,7 +202,13 @@ impl Sealing {
             .and_then(|()| media.truncate(segment, end + index.len() as u64))
             .and_then(|()| media.sync(segment));
         written.map_err(|error| {
-            tracing::warn!(segment, %error, "a segment cannot be given an index");
+            match error.kind() {
+                // Everything was forgotten meanwhile.
+                io::ErrorKind::NotFound => {
+                    tracing::debug!(segment, %error, "a segment is gone before its index")
+                }
+                _ => tracing::warn!(segment, %error, "a segment cannot be given an index"),
+            }
             fault(&error)
         })
     }
