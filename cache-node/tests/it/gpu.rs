@@ -89,7 +89,7 @@ fn control_a_byte_that_flips_on_the_way_to_the_pages_is_found() {
     let setup = &Setup::all()[0];
     let mut found = 0;
     // The copies of a node, in its order: the table of layers, block numbers, pages out, block numbers, pages in.
-    for copy in ["8", "9", "10"] {
+    for copy in ["8", "9", "10", "11"] {
         let node = node("", &[("LARDER_EMULATOR_FLIP", copy)]);
         let mut engine = GpuEngine::start(&node.node, "a", setup, 1);
         engine.commit_by_hand(1..2);
@@ -98,8 +98,9 @@ fn control_a_byte_that_flips_on_the_way_to_the_pages_is_found() {
         for id in 0..4 {
             let blocks = vec![3, 4, 6, 10];
             let fetch = Fetch { id, lease: lease.lease, first: 0, skip: 0, blocks, after: Some(0) };
-            let pages = engine.fetch_and_read(0, fetch, true);
-            engine.moved(0, id);
+            // Whose number a copy has varies by one or two. In the table of layers a flip is an address that the kernel
+            // may not touch: that fetch fails in words, the GPU is lost to this node, and the next copy is tried.
+            let Some(pages) = engine.fetch_and_read_if_it_goes(0, fetch) else { break };
             let mut expected = noise(2, setup.bytes());
             reference::scatter(&setup.layout(), &engine.held(0, 1), &mut expected, &[3, 4, 6, 10], 0);
             found += usize::from(pages != expected);

@@ -340,6 +340,20 @@ impl GpuEngine {
         self.caches[rank].read()
     }
 
+    /// Has chunks fetched, and reads all pages of the rank behind the node's event; nothing if the fetch fails.
+    pub(crate) fn fetch_and_read_if_it_goes(&mut self, rank: usize, fetch: Fetch) -> Option<Vec<u8>> {
+        let id = fetch.id;
+        match self.ask(rank, fetch) {
+            ToEngine::Moving(moving) => {
+                self.caches[rank].stream.wait_for(&self.events[rank][moving.event as usize]).unwrap();
+                let pages = self.caches[rank].read();
+                self.moved(rank, id).ok.then_some(pages)
+            }
+            ToEngine::Moved(moved) if !moved.ok => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn read(&self, rank: usize) -> Vec<u8> {
         self.caches[rank].read()
     }
