@@ -188,6 +188,22 @@ async fn the_held_go_elsewhere_when_their_engine_dies() {
     proxy.becomes_idle().await;
 }
 
+/// A proxy before two engines, a request that hangs at each of them, and four that wait.
+async fn both_busy(engines: &[Engine; 2], extra: &str) -> (Proxy, Vec<JoinHandle<()>>, Vec<JoinHandle<()>>) {
+    let proxy = Proxy::start(&[&engines[0], &engines[1]], extra).await;
+    let mut hogs = Vec::new();
+    for engine in engines {
+        engine.fault(json!({"kind": "hang", "count": 1})).await;
+    }
+    for n in 1..=2 {
+        hogs.push(ask(&proxy, &prompt(n), Framing::Length));
+        proxy.metric_becomes(IN_FLIGHT, &[], n as f64).await;
+    }
+    let waits = (0..4).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect();
+    proxy.metric_becomes(HELD, &[], 4.0).await;
+    (proxy, hogs, waits)
+}
+
 /// With checks so seldom that only requests tell: its breaker opens by the one that its death breaks off.
 #[tokio::test]
 async fn the_held_are_not_tried_at_an_engine_that_is_left_alone() {
@@ -195,17 +211,7 @@ async fn the_held_are_not_tried_at_an_engine_that_is_left_alone() {
     let extra = format!(
         "[health]\ninterval = \"1h\"\n[breaker]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n{SLOW}"
     );
-    let proxy = Proxy::start(&[&engines[0], &engines[1]], &extra).await;
-    let mut hogs = Vec::new();
-    for engine in &engines {
-        engine.fault(json!({"kind": "hang", "count": 1})).await;
-    }
-    for n in 1..=2 {
-        hogs.push(ask(&proxy, &prompt(n), Framing::Length));
-        proxy.metric_becomes(IN_FLIGHT, &[], n as f64).await;
-    }
-    let waits = (0..4).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect::<Vec<_>>();
-    proxy.metric_becomes(HELD, &[], 4.0).await;
+    let (proxy, hogs, waits) = both_busy(&engines, &extra).await;
     engines[0].kill().await;
     proxy.metric_becomes("larder_endpoint_ejected", &[], 1.0).await;
     hogs.iter().for_each(JoinHandle::abort);
@@ -224,17 +230,7 @@ async fn the_held_are_not_tried_at_an_engine_that_is_left_alone() {
 async fn nobody_who_waits_is_sent_into_a_dying_engine() {
     let engines = [Engine::start(&["--time-scale=1000"]), Engine::start(&["--time-scale=1000"])];
     let extra = format!("[health]\ninterval = \"1h\"\n[breaker]\nfailures = 0\n{SLOW}");
-    let proxy = Proxy::start(&[&engines[0], &engines[1]], &extra).await;
-    let mut hogs = Vec::new();
-    for engine in &engines {
-        engine.fault(json!({"kind": "hang", "count": 1})).await;
-    }
-    for n in 1..=2 {
-        hogs.push(ask(&proxy, &prompt(n), Framing::Length));
-        proxy.metric_becomes(IN_FLIGHT, &[], n as f64).await;
-    }
-    let waits = (0..4).map(|n| ask(&proxy, &prompt(20 + n), Framing::Length)).collect::<Vec<_>>();
-    proxy.metric_becomes(HELD, &[], 4.0).await;
+    let (proxy, hogs, waits) = both_busy(&engines, &extra).await;
     engines[0].kill().await;
     proxy.metric_becomes(ERRORS, &[&engines[0].name()], 1.0).await;
     hogs.iter().for_each(JoinHandle::abort);

@@ -137,6 +137,20 @@ fn a_chunk_is_written_at_its_second_use() {
     assert_eq!(node.stat("disk_chunks"), 4, "the others were used once");
 }
 
+/// A stage call for a prompt of eight chunks.
+fn request(tag: u128, engine: Option<&str>) -> StageRequest {
+    StageRequest {
+        tag: Some(Tag(tag)),
+        chain: (0..8).map(ChainPoint).collect(),
+        run_bytes: 128,
+        prompt_bytes: 8 * 128 + 12,
+        engine: engine.map(str::to_owned),
+        deadline_ms: Some(20_000),
+        max_bytes: None,
+        tenant: None,
+    }
+}
+
 /// A stage call waits for the disk, and its grant has everything.
 #[test]
 fn staging_waits_for_the_disk() {
@@ -145,19 +159,9 @@ fn staging_waits_for_the_disk() {
         format!("stage_deadline = \"30s\"\n{}", tier(directory.path(), "").replace("64MiB", "256MiB"));
     let node = node::start_in(directory, &lines);
     let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
-    let request = |tag: u128| StageRequest {
-        tag: Some(Tag(tag)),
-        chain: (0..8).map(ChainPoint).collect(),
-        run_bytes: 128,
-        prompt_bytes: 8 * 128 + 12,
-        engine: Some("http://one".to_owned()),
-        deadline_ms: Some(20_000),
-        max_bytes: None,
-        tenant: None,
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = Client::new(Settings::new(node.address.parse().unwrap()));
-    let stage = |tag| runtime.block_on(client.stage(&request(tag), PATIENCE)).unwrap();
+    let stage = |tag| runtime.block_on(client.stage(&request(tag, Some("http://one")), PATIENCE)).unwrap();
     assert_eq!(stage(1).reason, StageReason::NoRecipe);
     engine.lookup_tagged(0..8, Some(Tag(1)));
     engine.offload(0..8);
@@ -183,20 +187,10 @@ fn staging_waits_for_the_disk() {
 fn recipes_outlive_a_kill() {
     let node = start(tempfile::tempdir().unwrap(), "", "");
     let mut engine = Engine::connect(&node.socket(), "one", register(PART, 1, 1));
-    let request = |tag: u128| StageRequest {
-        tag: Some(Tag(tag)),
-        chain: (0..8).map(ChainPoint).collect(),
-        run_bytes: 128,
-        prompt_bytes: 8 * 128 + 12,
-        engine: None,
-        deadline_ms: Some(20_000),
-        max_bytes: None,
-        tenant: None,
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stage = |node: &Node, tag| {
         let client = Client::new(Settings::new(node.address.parse().unwrap()));
-        runtime.block_on(client.stage(&request(tag), PATIENCE)).unwrap()
+        runtime.block_on(client.stage(&request(tag, None), PATIENCE)).unwrap()
     };
     assert_eq!(stage(&node, 1).reason, StageReason::NoRecipe);
     engine.lookup_tagged(0..8, Some(Tag(1)));

@@ -2,7 +2,8 @@
 //!
 //! Loaded as `libcuda.so`, it has the functions that `larder-kernels` calls, with memory and events that other
 //! processes can open by handle, streams that run on their own, and the driver's refusals. What it cannot show:
-//! speed, a real driver's translation of PTX, races between threads of a kernel, peer access, MIG, MPS.
+//! speed, a real driver's translation of PTX, threads of a kernel that race otherwise than by meeting on a write of one
+//! launch, peer access, MIG, MPS.
 //!
 //! A test depends on this package so that cargo builds the library, loads [`library`], and turns its [`Controls`].
 
@@ -17,4 +18,4 @@ mod state;
 mod stream;
 
 pub use controls::{Controls, library};
-pub use memory::POISON;
+pub use memory::{POISON, noise};

@@ -10,8 +10,8 @@ mod mapping;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use mapping::POISON;
 pub(crate) use mapping::{GRANULARITY, Mapping, Physical};
+pub use mapping::{POISON, noise};
 
 use crate::code::{Answer, INVALID_VALUE};
 use crate::ptx::run::Memory;

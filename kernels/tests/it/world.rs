@@ -11,7 +11,8 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use larder_emulator::{Controls, POISON, library};
+pub(crate) use larder_emulator::noise;
+use larder_emulator::{Controls, library};
 pub(crate) use larder_kernels::HostBytes as Bytes;
 use larder_kernels::{
     CopyStream, Device, Driver, Event, EventHandle, GpuError, HostMemory, ImportedKv, Kernels, LandingSlab,
@@ -210,18 +211,4 @@ impl Side {
         stream.wait_for(&Event::open(&self.device, written).unwrap()).unwrap();
         Ticket::load(&self.kernels, &stream, (&self.host, at), (&self.slab, at), kv, blocks).unwrap()
     }
-}
-
-/// Bytes that depend on their place and a seed, none of them long the same (xorshift64), and none of them the poison
-/// of new memory.
-pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let byte = (state >> 32) as u8;
-        if byte == POISON { 0 } else { byte }
-    };
-    (0..bytes).map(|_| next()).collect()
 }

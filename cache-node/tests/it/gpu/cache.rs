@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_emulator::POISON;
+pub(crate) use larder_emulator::noise;
 use larder_kernels::{
     CopyStream, Device, Event, HostBytes, Kernels, KvPart, LandingSlab, Layer, Layout, Order, PinnedRegion,
     Ticket,
@@ -95,19 +95,6 @@ impl Setup {
     fn offset(&self) -> usize {
         if self.mapped { PIECE - 3072 } else { 512 }
     }
-}
-
-/// Bytes that depend on their place and a seed, none of them the poison of new memory.
-pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let byte = (state >> 32) as u8;
-        if byte == POISON { 0 } else { byte }
-    };
-    (0..bytes).map(|_| next()).collect()
 }
 
 /// A rank's cache.

@@ -16,6 +16,20 @@ use crate::code::{Answer, INVALID_VALUE, OUT_OF_MEMORY};
 /// What new memory holds.
 pub const POISON: u8 = 0xdb;
 
+/// What tests write: bytes that depend on their place and a seed, none of them long the same (xorshift64), and none of
+/// them the poison of new memory.
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let byte = (state >> 32) as u8;
+        if byte == POISON { 0 } else { byte }
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
 /// A mapped memfd, or addresses that are only taken.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
