@@ -44,12 +44,6 @@ impl Uring {
         IoUring::new(DEPTH as u32).map(drop)
     }
 
-    /// Reads by plain calls, and tells.
-    fn end_plainly(&self, read: &mut Read<'_>, index: usize, end: &mut ReadEnd<'_>) {
-        let result = self.files.read(read.segment, read.offset, read.bytes);
-        end(index, read.bytes, result);
-    }
-
     /// A ring that nobody else uses, if one can be had.
     fn ring(&self) -> Option<IoUring> {
         let spare = self.rings.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -60,11 +54,57 @@ impl Uring {
     fn put_back(&self, ring: IoUring) {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner).push(ring);
     }
+
+    /// Does so many operations, begun in their order, none before all but the last `span` before it have ended.
+    ///
+    /// # Safety
+    /// What the batch's entries point to must stay as it is, and nobody touch it, before the operation's end, and outlive
+    /// this call.
+    unsafe fn fly(&self, count: usize, span: usize, batch: &mut dyn Batch) {
+        let mut ring = self.ring();
+        let mut flight = ring.as_mut().map(Flight::new);
+        let (mut ended, mut next) = (Ended::new(count), 0);
+        while ended.first_open < count {
+            if next < count && next < ended.first_open + span {
+                let index = next;
+                next += 1;
+                let given = match batch.turn(index) {
+                    Turn::Skip => true,
+                    Turn::Plain => false,
+                    Turn::Give(entry) => {
+                        // SAFETY: the caller's promise; the flight is gone before this returns.
+                        if flight.as_mut().is_some_and(|flight| unsafe { flight.push(entry, index) }) {
+                            continue;
+                        }
+                        false
+                    }
+                };
+                if !given {
+                    batch.end(index, None);
+                }
+                ended.note(index);
+                continue;
+            }
+            let under_way = flight.as_mut().and_then(|flight| (!flight.is_over()).then_some(flight));
+            let answers = under_way.map(Flight::answers);
+            // The ring has failed, or there is none: what it never took is done by plain calls.
+            let answers = answers.map_or_else(
+                || (0..next).filter(|index| !ended.ended[*index]).map(|index| (index, None)).collect(),
+                |answers| answers.into_iter().map(|(index, bytes)| (index, Some(bytes))).collect::<Vec<_>>(),
+            );
+            for (index, bytes) in answers {
+                batch.end(index, bytes);
+                ended.note(index);
+            }
+        }
+        let whole = flight.is_some_and(|flight| !flight.failed);
+        ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
+    }
 }
 
 /// Whether the kernel moved all bytes.
-fn is_whole(count: i32, bytes: usize) -> bool {
-    usize::try_from(count) == Ok(bytes)
+fn is_whole(moved: Option<i32>, bytes: usize) -> bool {
+    moved.and_then(|moved| usize::try_from(moved).ok()) == Some(bytes)
 }
 
 /// Operations under way on one ring. Dropping it, by unwinding too, waits until the kernel has answered all of them.
@@ -171,6 +211,87 @@ impl EnterGettingEvents for io_uring::Submitter<'_> {
     }
 }
 
+/// What becomes of an operation whose turn it is.
+enum Turn {
+    /// The ring has it.
+    Give(squeue::Entry),
+    /// It ends by plain calls.
+    Plain,
+    /// Nobody wants it; it has no end.
+    Skip,
+}
+
+/// Operations of one call.
+trait Batch {
+    /// It is the turn of one.
+    fn turn(&mut self, index: usize) -> Turn;
+
+    /// One is over: how many bytes the kernel says that it moved; none if it never had it. What it did not move in one
+    /// piece is done again by plain calls.
+    fn end(&mut self, index: usize, bytes: Option<i32>);
+}
+
+/// Several writes. An `IoSlice` has the form of an iovec.
+struct Writing<'a, 'b> {
+    files: &'a Files,
+    writes: &'a [Write<'b>],
+    slices: Vec<[IoSlice<'a>; 2]>,
+    /// Keeps files open until all is done.
+    open: Vec<Arc<Handles>>,
+    begin: &'a mut dyn FnMut(usize) -> bool,
+    end: &'a mut dyn FnMut(usize, io::Result<()>),
+}
+
+impl Batch for Writing<'_, '_> {
+    fn turn(&mut self, index: usize) -> Turn {
+        if !(self.begin)(index) {
+            return Turn::Skip;
+        }
+        let Write { segment, offset, parts } = &self.writes[index];
+        let Ok(handles) = self.files.handles(*segment) else { return Turn::Plain };
+        let places = parts.map(|part| (part.as_ptr(), part.len()));
+        let file = Fd(handles.for_bytes(*offset, &places).as_raw_fd());
+        self.open.push(handles);
+        Turn::Give(opcode::Writev::new(file, self.slices[index].as_ptr().cast(), 2).offset(*offset).build())
+    }
+
+    fn end(&mut self, index: usize, bytes: Option<i32>) {
+        let Write { segment, offset, parts } = &self.writes[index];
+        let all = parts.iter().map(|part| part.len()).sum();
+        let result = if is_whole(bytes, all) { Ok(()) } else { self.files.write(*segment, *offset, parts) };
+        (self.end)(index, result);
+    }
+}
+
+/// Several reads.
+struct Reading<'a, 'b> {
+    files: &'a Files,
+    reads: &'a mut [Read<'b>],
+    /// Keeps files open until all is done.
+    open: Vec<Arc<Handles>>,
+    end: &'a mut ReadEnd<'a>,
+}
+
+impl Batch for Reading<'_, '_> {
+    fn turn(&mut self, index: usize) -> Turn {
+        let Read { segment, offset, bytes } = &mut self.reads[index];
+        let (start, length) = (bytes.as_mut_ptr(), bytes.len());
+        let (Ok(handles), Ok(count)) = (self.files.handles(*segment), u32::try_from(length)) else {
+            return Turn::Plain;
+        };
+        let file = Fd(handles.for_bytes(*offset, &[(start.cast_const(), length)]).as_raw_fd());
+        self.open.push(handles);
+        Turn::Give(opcode::Read::new(file, start, count).offset(*offset).build())
+    }
+
+    fn end(&mut self, index: usize, bytes: Option<i32>) {
+        let read = &mut self.reads[index];
+        let whole = is_whole(bytes, read.bytes.len());
+        let result = if whole { Ok(()) } else { self.files.read(read.segment, read.offset, read.bytes) };
+        (self.end)(index, read.bytes, result);
+    }
+}
+
 impl Media for Uring {
     fn create(&self, segment: u64) -> io::Result<()> {
         self.files.create(segment)
@@ -195,121 +316,18 @@ impl Media for Uring {
         begin: &mut dyn FnMut(usize) -> bool,
         end: &mut dyn FnMut(usize, io::Result<()>),
     ) {
-        let plain = |index: usize| {
-            let Write { segment, offset, parts } = &writes[index];
-            self.files.write(*segment, *offset, parts)
-        };
-        // An `IoSlice` has the form of an iovec; these and the files live until all is done.
-        let slices: Vec<[IoSlice<'_>; 2]> =
-            writes.iter().map(|write| write.parts.map(IoSlice::new)).collect();
-        let mut files: Vec<Arc<Handles>> = Vec::with_capacity(writes.len());
-        let mut ring = self.ring();
-        let mut flight = ring.as_mut().map(Flight::new);
-        let (mut ended, mut next) = (Ended::new(writes.len()), 0);
-        while ended.first_open < writes.len() {
-            if next < writes.len() && next < ended.first_open + span.clamp(1, DEPTH) {
-                let index = next;
-                next += 1;
-                if !begin(index) {
-                    ended.note(index);
-                    continue;
-                }
-                let Write { segment, offset, parts } = &writes[index];
-                let handles = self.files.handles(*segment).ok();
-                let entry = handles.map(|handles| {
-                    let places = parts.map(|part| (part.as_ptr(), part.len()));
-                    let file = Fd(handles.for_bytes(*offset, &places).as_raw_fd());
-                    files.push(handles);
-                    opcode::Writev::new(file, slices[index].as_ptr().cast(), 2).offset(*offset).build()
-                });
-                // SAFETY: the parts are borrowed for the whole call, slices and files live longer than the flight or are only
-                // read by the kernel while it is under way: all are declared before it.
-                let given = entry
-                    .zip(flight.as_mut())
-                    .is_some_and(|(entry, flight)| unsafe { flight.push(entry, index) });
-                if !given {
-                    end(index, plain(index));
-                    ended.note(index);
-                }
-                continue;
-            }
-            let under_way = flight.as_mut().and_then(|flight| (!flight.is_over()).then_some(flight));
-            let answers = under_way.map(Flight::answers);
-            match answers {
-                Some(answers) => {
-                    for (index, count) in answers {
-                        let bytes: usize = writes[index].parts.iter().map(|part| part.len()).sum();
-                        // What was not done in one piece is done again by plain calls.
-                        end(index, if is_whole(count, bytes) { Ok(()) } else { plain(index) });
-                        ended.note(index);
-                    }
-                }
-                // The ring has failed: what it never took is done by plain calls.
-                None => {
-                    for index in (0..next).filter(|index| !ended.ended[*index]).collect::<Vec<_>>() {
-                        end(index, plain(index));
-                        ended.note(index);
-                    }
-                }
-            }
-        }
-        let whole = flight.is_some_and(|flight| !flight.failed);
-        ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
+        let slices = writes.iter().map(|write| write.parts.map(IoSlice::new)).collect();
+        let open = Vec::with_capacity(writes.len());
+        let mut writing = Writing { files: &self.files, writes, slices, open, begin, end };
+        // SAFETY: the parts are borrowed for the whole call, and only read; the slices are moved with their vector alone.
+        unsafe { self.fly(writes.len(), span.clamp(1, DEPTH), &mut writing) };
     }
 
     fn read_many(&self, reads: &mut [Read<'_>], end: &mut ReadEnd<'_>) {
-        let mut files: Vec<Arc<Handles>> = Vec::with_capacity(reads.len());
-        let mut ring = self.ring();
-        let mut flight = ring.as_mut().map(Flight::new);
-        let (mut ended, mut next) = (Ended::new(reads.len()), 0);
-        while ended.first_open < reads.len() {
-            if next < reads.len() && next < ended.first_open + DEPTH {
-                let index = next;
-                next += 1;
-                let Read { segment, offset, bytes } = &mut reads[index];
-                let (start, length) = (bytes.as_mut_ptr(), bytes.len());
-                let handles = self.files.handles(*segment).ok().zip(u32::try_from(length).ok());
-                let entry = handles.map(|(handles, count)| {
-                    let file = Fd(handles.for_bytes(*offset, &[(start.cast_const(), length)]).as_raw_fd());
-                    files.push(handles);
-                    opcode::Read::new(file, start, count).offset(*offset).build()
-                });
-                // SAFETY: the bytes are borrowed for the whole call, and not touched here before the kernel has answered;
-                // files live longer than the flight: they are declared before it.
-                let given = entry
-                    .zip(flight.as_mut())
-                    .is_some_and(|(entry, flight)| unsafe { flight.push(entry, index) });
-                if !given {
-                    self.end_plainly(&mut reads[index], index, end);
-                    ended.note(index);
-                }
-                continue;
-            }
-            let under_way = flight.as_mut().and_then(|flight| (!flight.is_over()).then_some(flight));
-            let answers = under_way.map(Flight::answers);
-            match answers {
-                Some(answers) => {
-                    for (index, count) in answers {
-                        let read = &mut reads[index];
-                        match is_whole(count, read.bytes.len()) {
-                            true => end(index, read.bytes, Ok(())),
-                            // What was not done in one piece is done again by plain calls.
-                            false => self.end_plainly(read, index, end),
-                        }
-                        ended.note(index);
-                    }
-                }
-                // The ring has failed: what it never took is done by plain calls.
-                None => {
-                    for index in (0..next).filter(|index| !ended.ended[*index]).collect::<Vec<_>>() {
-                        self.end_plainly(&mut reads[index], index, end);
-                        ended.note(index);
-                    }
-                }
-            }
-        }
-        let whole = flight.is_some_and(|flight| !flight.failed);
-        ring.into_iter().filter(|_| whole).for_each(|ring| self.put_back(ring));
+        let count = reads.len();
+        let mut reading = Reading { files: &self.files, reads, open: Vec::with_capacity(count), end };
+        // SAFETY: the bytes are borrowed for the whole call, and touched at their end only.
+        unsafe { self.fly(count, DEPTH, &mut reading) };
     }
 
     fn depth(&self) -> usize {
