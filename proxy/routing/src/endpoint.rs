@@ -70,6 +70,8 @@ pub(crate) struct Endpoint {
     pub(crate) digest: u64,
     pub(crate) state: EndpointState,
     pub(crate) holder: HolderId,
+    /// What is to come here with the requests that wait for it, once any does.
+    pub(crate) queued: Option<HolderId>,
     /// Raised when the endpoint's cache was lost: older requests in flight pin nothing any more.
     pub(crate) epoch: u32,
     pub(crate) capacity: Capacity,
@@ -102,6 +104,7 @@ impl Endpoint {
             digest: name_digest(name),
             state: EndpointState::Available,
             holder,
+            queued: None,
             epoch: 0,
             capacity: Capacity::new(kv_tokens),
             filled: false,

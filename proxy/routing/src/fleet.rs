@@ -1,5 +1,6 @@
 //! All mutable state of one pool.
 
+mod coming;
 mod export;
 mod fetch;
 mod finish;
@@ -9,6 +10,7 @@ mod requests;
 mod room;
 mod route;
 mod shadow;
+mod steal;
 
 pub use export::ExportCursor;
 pub use fetch::{Fetched, LinkSpec};
@@ -170,11 +172,13 @@ impl Fleet {
         if self.endpoint(id).is_none() {
             return;
         }
-        self.holds.evict(id.slot);
+        self.evict_queue(id);
         let slot = &mut self.slots[id.slot as usize];
         slot.generation = slot.generation.wrapping_add(1);
         if let Some(endpoint) = slot.endpoint.take() {
-            self.index.remove_holder(endpoint.holder, self.ghost);
+            for holder in [Some(endpoint.holder), endpoint.queued].into_iter().flatten() {
+                self.index.remove_holder(holder, self.ghost);
+            }
             self.unlink(endpoint.linked);
         }
         if self.endpoints().next().is_none() {
@@ -186,11 +190,10 @@ impl Fleet {
 
     /// Makes an endpoint available or not. Does nothing for a removed one, like all setters.
     pub fn set_state(&mut self, id: EndpointId, state: EndpointState) {
-        if let Some(endpoint) = self.endpoint_mut(id) {
-            endpoint.state = state;
-            if endpoint.state != EndpointState::Available {
-                self.holds.evict(id.slot);
-            }
+        let Some(endpoint) = self.endpoint_mut(id) else { return };
+        endpoint.state = state;
+        if endpoint.state != EndpointState::Available {
+            self.evict_queue(id);
         }
     }
 

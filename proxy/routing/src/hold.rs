@@ -28,6 +28,12 @@ pub(crate) struct Held {
     /// Seconds of prefill and of fetch that it needs where it waits, by the last look.
     pub(crate) service_s: f64,
     pub(crate) fetch_s: f64,
+    /// Leading elements that are cached there, by the last look.
+    pub(crate) matched: u32,
+    /// Leading elements that those who wait there before it bring.
+    pub(crate) coming: u32,
+    /// Whether the index says that it brings its own.
+    pub(crate) announced: bool,
     /// What the first decision knew of the alternatives.
     pub(crate) runner_up: Option<Runner>,
     pub(crate) candidates: usize,
@@ -178,6 +184,22 @@ impl Holds {
         let key = Key { due, sequence, id };
         *place = Place::Queue(endpoint, key);
         self.enqueue(endpoint, key);
+    }
+
+    /// A request and the slot of the endpoint that it waits for.
+    pub(crate) fn queued_mut(&mut self, id: HoldId) -> Option<(u32, &mut Held)> {
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        match slot.entry.as_mut()? {
+            (held, Place::Queue(endpoint, _)) => Some((*endpoint, held)),
+            (_, Place::Homeless) => None,
+        }
+    }
+
+    /// What a look said about a request where it waits.
+    pub(crate) fn found(&mut self, id: HoldId, matched: u32, coming: u32) {
+        if let Some((_, held)) = self.queued_mut(id) {
+            (held.matched, held.coming) = (matched, coming);
+        }
     }
 
     fn enqueue(&mut self, endpoint: u32, key: Key) {

@@ -36,6 +36,10 @@ pub(crate) struct Terms {
     pub(crate) full: bool,
     pub(crate) in_flight: u32,
     pub(crate) decoding: u32,
+    /// Leading elements that it will have got from requests that wait for it, if more than it holds, and the seconds of
+    /// work that are left then.
+    pub(crate) coming: u32,
+    pub(crate) coming_s: f64,
     /// Filled in from [`Policy::cost`].
     pub(crate) cost_s: f64,
 }
@@ -49,6 +53,11 @@ impl Terms {
     /// Seconds of work that the request needs, of the engine and of the link.
     pub(crate) fn service_s(&self) -> f64 {
         self.miss_s + self.fetch_s
+    }
+
+    /// The same once it is its turn, with what comes there before.
+    pub(crate) fn needed_then(&self) -> (f64, f64) {
+        if self.coming > self.matched { (self.coming_s, 0.0) } else { self.needed() }
     }
 
     /// Seconds of work, and of these of fetch.

@@ -12,7 +12,7 @@ use super::{Fleet, Pool};
 use crate::endpoint::Endpoint;
 use crate::hold::{Held, HoldId, Key};
 use crate::policy::{Pick, Terms};
-use crate::{Decision, EndpointId, EndpointState, NoEndpoint, Now, PolicyKind, Reason, RouteRequest};
+use crate::{Decision, EndpointId, NoEndpoint, Now, PolicyKind, Reason, RouteRequest};
 
 /// How long before an engine is due to be free the next request is sent, in seconds: covers the way from proxy to
 /// engine and the error of the estimate. Between 0 and 1 s the mean time to first token moves by 3 %.
@@ -30,12 +30,6 @@ const BEYOND: f64 = 10.0;
 const OVERTAKEN_MAX_S: f64 = 300.0;
 /// Held requests that are asked, in order, whether they fit beside what an endpoint works on.
 const FIT_LOOKS: usize = 32;
-/// Held requests that one search for something to steal looks up in the index. They are taken by what stealing
-/// them could gain at most, so those left out hardly matter, and the search stays a matter of microseconds.
-const STEAL_LOOKS: usize = 32;
-/// The least gain, in seconds, worth moving a request for.
-const STEAL_GAIN_S: f64 = 1e-3;
-
 /// What became of a request that was submitted.
 #[derive(Debug)]
 #[expect(
@@ -81,15 +75,6 @@ pub struct QueueFull {
 
 /// Seconds of work, and of these of fetch.
 type Needed = (f64, f64);
-
-/// A chance to steal: at most how good it is, and whom it concerns.
-struct Chance {
-    bound_s: f64,
-    id: HoldId,
-    endpoint: u32,
-    /// Seconds until the endpoint that has it would turn to it.
-    wait_s: f64,
-}
 
 impl Fleet {
     /// Chooses an endpoint as [`Fleet::route`] does, and sends the request there now or holds it back.
@@ -179,6 +164,7 @@ impl Fleet {
 
     /// Takes a held request out: its client left. Does nothing for one that was dispatched already.
     pub fn cancel(&mut self, id: HoldId) {
+        self.retract(id);
         if self.holds.remove(id).is_some() {
             self.index.reserve(self.chain_bytes());
         }
@@ -224,13 +210,13 @@ impl Fleet {
         self.holds.is_empty_at(slot) && self.can_start((slot, (0.0, 0.0)), room, now)
     }
 
-    fn width_at(&self, slot: u32) -> usize {
+    pub(super) fn width_at(&self, slot: u32) -> usize {
         self.endpoint_at(slot).map_or(1, |(_, endpoint)| endpoint.load.width())
     }
 
     /// Whether an endpoint has room; and whether it, or its link, is about to need a request that needs so much, or
     /// lets it pass, or is not one to hold requests back for.
-    fn can_start(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
+    pub(super) fn can_start(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
         let endpoint = self.slots.get(slot as usize).and_then(|slot| slot.endpoint.as_ref());
         let (service_s, fetch_s) = needed;
         endpoint.is_none_or(|endpoint| {
@@ -299,13 +285,17 @@ impl Fleet {
             streamed: request.streamed,
             exclude: request.exclude.to_vec(),
             arrived: now,
-            service_s: chosen.service_s(),
-            fetch_s: chosen.fetch_s,
+            service_s: chosen.needed_then().0,
+            fetch_s: chosen.needed_then().1,
+            matched: chosen.matched,
+            coming: chosen.coming,
+            announced: false,
             runner_up: self.runner_up(choice.terms, choice.pick.index),
             candidates: choice.terms.len(),
         };
         let due = now.plus(self.overtaken_s(&choice.pool, chosen.service_s()));
         let id = self.holds.insert(held, chosen.slot, due);
+        self.announce(id);
         self.index.reserve(self.chain_bytes());
         self.index.keep_budget();
         id
@@ -313,6 +303,7 @@ impl Fleet {
 
     /// Places a request anew whose endpoint went. `None`: it waits for another one now.
     pub(super) fn rehome(&mut self, id: HoldId, now: Now) -> Option<Result<Decision, NoEndpoint>> {
+        self.retract(id);
         let held = self.holds.get(id)?.clone();
         let exclude: Vec<EndpointId> = held.exclude.iter().copied().chain(self.avoided()).collect();
         let away = RouteRequest { exclude: &exclude, ..held.request() };
@@ -344,7 +335,9 @@ impl Fleet {
             }
             fleet.join(chosen.slot, now);
             let due = held.arrived.plus(fleet.overtaken_s(&choice.pool, chosen.service_s()));
-            fleet.holds.put(id, chosen.slot, due, chosen.needed());
+            fleet.holds.put(id, chosen.slot, due, chosen.needed_then());
+            fleet.holds.found(id, chosen.matched, chosen.coming);
+            fleet.announce(id);
             None
         })
     }
@@ -366,43 +359,55 @@ impl Fleet {
     }
 
     /// Seconds of work, and of these of fetch, that a held request needs at an endpoint, as things are.
-    fn needed_at(&mut self, id: HoldId, slot: u32, now: Now) -> Option<Needed> {
+    pub(super) fn needed_at(&mut self, id: HoldId, slot: u32, now: Now) -> Option<Needed> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let needed = self.holds.get(id).and_then(|held| {
+        let terms = self.holds.get(id).and_then(|held| {
             self.index.matches(&held.chain, &mut scratch.matched);
             let prompt = self.measure(&held.request());
-            Some(self.terms_at(slot, &self.pool(now), &prompt, &scratch.matched)?.needed())
+            self.terms_at(slot, &self.pool(now), &prompt, &scratch.matched)
         });
+        self.holds.found(id, terms.map_or(0, |terms| terms.matched), 0);
+        let needed = terms.map(|terms| terms.needed());
         scratch.looked_up = needed.map(|_| id);
         self.scratch = scratch;
         needed
     }
 
-    fn terms_at(&self, slot: u32, pool: &Pool, prompt: &Prompt<'_>, matched: &[u32]) -> Option<Terms> {
+    pub(super) fn terms_at(
+        &self,
+        slot: u32,
+        pool: &Pool,
+        prompt: &Prompt<'_>,
+        matched: &[u32],
+    ) -> Option<Terms> {
         let (id, endpoint) = self.endpoint_at(slot)?;
         Some(self.terms_of(id, endpoint, pool, prompt, matched))
     }
 
-    fn endpoint_at(&self, slot: u32) -> Option<(EndpointId, &Endpoint)> {
+    pub(super) fn endpoint_at(&self, slot: u32) -> Option<(EndpointId, &Endpoint)> {
         let place = self.slots.get(slot as usize)?;
         Some((EndpointId { slot, generation: place.generation }, place.endpoint.as_ref()?))
     }
 
     /// Sends a held request to an endpoint.
     fn start(&mut self, id: HoldId, slot: u32, reason: Option<Reason>, now: Now) -> Option<Decision> {
-        let held = self.holds.remove(id)?;
         let mut scratch = std::mem::take(&mut self.scratch);
-        if scratch.looked_up.take() != Some(id) {
-            self.index.matches(&held.chain, &mut scratch.matched);
-        }
-        debug_assert!(
-            self.is_as_looked_up(&held, &scratch.matched),
-            "the index changed since {id:?} was asked"
-        );
+        let known = scratch.looked_up.take() == Some(id);
+        let terms = self.holds.get(id).and_then(|held| {
+            if !known {
+                self.index.matches(&held.chain, &mut scratch.matched);
+            }
+            debug_assert!(
+                self.is_as_looked_up(held, &scratch.matched),
+                "the index changed since {id:?} was asked"
+            );
+            self.terms_at(slot, &self.pool(now), &self.measure(&held.request()), &scratch.matched)
+        });
         let seen = scratch.matched.get(self.ghost as usize).copied().unwrap_or(0);
-        let (pool, prompt) = (self.pool(now), self.measure(&held.request()));
-        let terms = self.terms_at(slot, &pool, &prompt, &scratch.matched);
         self.scratch = scratch;
+        self.retract(id);
+        let held = self.holds.remove(id)?;
+        let (pool, prompt) = (self.pool(now), self.measure(&held.request()));
         let terms = [terms?];
         let late = now.since(held.arrived) > self.settings.hold_limit_s;
         let place = &mut self.slots[slot as usize];
@@ -425,68 +430,6 @@ impl Fleet {
         let mut now = Vec::new();
         self.index.matches(&held.chain, &mut now);
         now == matched
-    }
-
-    /// The held request that gains most from going to an idle endpoint, and which.
-    fn best_steal(&self, now: Now) -> Option<(HoldId, u32)> {
-        let room = self.room(now);
-        let idle: Vec<(u32, f64)> = self
-            .endpoints()
-            .filter(|(_, endpoint)| endpoint.state == EndpointState::Available && !endpoint.avoided)
-            .filter(|(id, _)| self.is_idle(id.slot, &room, now))
-            .map(|(id, endpoint)| (id.slot, endpoint.load.wait_s(0.0, now)))
-            .collect();
-        if idle.is_empty() {
-            return None;
-        }
-        // One look at the pool for all pairs: nothing changes between them.
-        let pool = self.pool(now);
-        let price = pool.rates.price();
-        let mut best: Option<(f64, HoldId, u32)> = None;
-        let mut matched = Vec::new();
-        for chance in self.chances(price, now).into_iter().take(STEAL_LOOKS) {
-            if chance.bound_s <= best.map_or(STEAL_GAIN_S, |(gain, ..)| gain) {
-                break;
-            }
-            let Some(held) = self.holds.get(chance.id) else { continue };
-            self.index.matches(&held.chain, &mut matched);
-            let prompt = self.measure(&held.request());
-            let Some(there) = self.terms_at(chance.endpoint, &pool, &prompt, &matched) else { continue };
-            for (slot, wait_s) in &idle {
-                let Some(here) = self.terms_at(*slot, &pool, &prompt, &matched) else { continue };
-                let excluded = held.exclude.iter().any(|id| id.slot == *slot);
-                if self.width_at(*slot) > 1 && !self.can_start((*slot, here.needed()), &room, now) {
-                    continue;
-                }
-                let delay_s = |terms: &Terms, wait_s| Terms { wait_s, ..*terms }.begins_s();
-                let gain = delay_s(&there, chance.wait_s) - delay_s(&here, *wait_s)
-                    + price * (there.service_s() - here.service_s());
-                if !excluded && gain > best.map_or(STEAL_GAIN_S, |(gain, ..)| gain) {
-                    best = Some((gain, chance.id, *slot));
-                }
-            }
-        }
-        best.map(|(_, id, slot)| (id, slot))
-    }
-
-    /// Everyone who waits, by the most that stealing could gain for him.
-    fn chances(&self, price: f64, now: Now) -> Vec<Chance> {
-        let mut chances = Vec::with_capacity(self.holds.len());
-        for endpoint in self.holds.waited_for() {
-            let Some((_, owner)) = self.endpoint_at(endpoint) else { continue };
-            let mut wait_s = owner.load.backlog_s(now);
-            let link = owner.linked.and_then(|linked| self.links.get(linked.link));
-            let link_wait_s = link.map_or(0.0, |link| link.wait_s(now));
-            for (key, held) in self.holds.at(endpoint) {
-                let begins_s =
-                    if held.fetch_s > 0.0 { wait_s.max(link_wait_s + held.fetch_s) } else { wait_s };
-                let bound_s = begins_s + price * held.service_s;
-                chances.push(Chance { bound_s, id: key.id, endpoint, wait_s });
-                wait_s += held.service_s;
-            }
-        }
-        chances.sort_by(|a, b| b.bound_s.total_cmp(&a.bound_s).then(a.id.cmp(&b.id)));
-        chances
     }
 }
 

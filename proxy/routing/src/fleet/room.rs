@@ -44,7 +44,7 @@ impl Fleet {
         let Some(endpoint) = self.endpoint_mut(id) else { return };
         endpoint.avoided = avoided;
         if avoided {
-            self.holds.evict(id.slot);
+            self.evict_queue(id);
         }
     }
 

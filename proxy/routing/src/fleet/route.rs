@@ -145,22 +145,30 @@ impl Fleet {
             full: self.is_full(endpoint, pool.element_tokens),
             in_flight: endpoint.load.in_flight(),
             decoding: endpoint.load.decoding(),
+            coming: 0,
+            coming_s: 0.0,
             cost_s: 0.0,
         };
         let wait_s = |terms: &Terms| endpoint.load.wait_s(terms.miss_s, pool.now);
         let computed = self.weighed(terms, wait_s(&terms), &rates, pool);
         let Some(offer) = self.offer(endpoint, prompt, (matched, matched_tokens), pool) else {
-            return computed;
+            return self.with_coming(computed, endpoint, (prompt, matched), &rates, pool);
         };
         let fetched = offer.applied(terms, line.slope_s);
         let fetched = self.weighed(fetched, wait_s(&fetched), &rates, pool);
         let best = if fetched.cost_s < computed.cost_s { fetched } else { computed };
-        Terms { warehoused_tokens: offer.tokens, ..best }
+        let best = Terms { warehoused_tokens: offer.tokens, ..best };
+        self.with_coming(best, endpoint, (prompt, matched), &rates, pool)
     }
 
     /// Terms with their wait and cost.
-    fn weighed(&self, mut terms: Terms, wait_s: f64, rates: &Rates, pool: &Pool) -> Terms {
+    fn weighed(&self, terms: Terms, wait_s: f64, rates: &Rates, pool: &Pool) -> Terms {
         let due = pool.now.plus(self.overtaken_s(pool, terms.service_s()));
+        self.weighed_by(terms, wait_s, due, rates)
+    }
+
+    /// The same with the place that it has in the queue.
+    pub(super) fn weighed_by(&self, mut terms: Terms, wait_s: f64, due: Now, rates: &Rates) -> Terms {
         terms.wait_s = wait_s + self.holds.ahead_s(terms.slot, due);
         let cost = self.policy.cost(&terms, rates);
         debug_assert!(cost.is_finite(), "{terms:?}");
@@ -205,6 +213,7 @@ impl Fleet {
         }
 
         let chain = self.remember(id, prompt.chain, request.run_bytes);
+        self.promote(chosen.slot, prompt.chain, now);
         let ticket = self.requests.insert(InFlight {
             endpoint: id,
             epoch,

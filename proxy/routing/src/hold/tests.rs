@@ -13,6 +13,9 @@ fn held(bytes: u64, service_s: f64) -> Held {
         arrived: Now::ZERO,
         service_s,
         fetch_s: 0.0,
+        matched: 0,
+        coming: 0,
+        announced: false,
         runner_up: None,
         candidates: 2,
     }

@@ -18,6 +18,8 @@ fn terms(slot: u32, cost_s: f64, matched: u32) -> Terms {
         full: false,
         in_flight: 0,
         decoding: 0,
+        coming: 0,
+        coming_s: 0.0,
         cost_s,
     }
 }

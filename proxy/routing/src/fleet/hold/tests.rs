@@ -1,6 +1,6 @@
 use super::*;
 use crate::fleet::tests::{answered, at, chain, fleet_of, request};
-use crate::{Outcome, Settings};
+use crate::{EndpointState, Outcome, Settings};
 
 /// 128 tokens an element, at 1,000 tokens a second.
 fn slow() -> Settings {
