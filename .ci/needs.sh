@@ -44,3 +44,14 @@ need_build() {
     need make make
     need cmake cmake
 }
+
+# need_space GIB: says so now where the build's disk has less free, rather than by a linker that dies of it in ten minutes.
+need_space() {
+    local gib=$1 folder=${CARGO_TARGET_DIR:-target} free
+    while ! [ -d "$folder" ]; do folder=$(dirname "$folder"); done
+    free=$(df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1048576) }')
+    if [ "$free" -lt "$gib" ]; then
+        echo "warning: $free GiB free on the disk of $(realpath "$folder"), a build from nothing takes $gib;" \
+            "free some or set CARGO_TARGET_DIR to a folder on another disk" >&2
+    fi
+}
