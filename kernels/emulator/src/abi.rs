@@ -13,9 +13,9 @@ use crate::code::{
     Answer, INVALID_CONTEXT, INVALID_DEVICE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, NOT_READY,
 };
 use crate::event::{self, Event};
-use crate::memory::{Allocation, Copy, Mapping, Origin};
+use crate::memory::{self, Allocation, Copy, Mapping, Origin};
 use crate::ptx::{self, run::Grid};
-use crate::state::{CONTEXT, DEVICES, State, state};
+use crate::state::{CAPTURE_MODE, CONTEXT, DEVICES, State, state};
 use crate::stream::{Stream, Work};
 
 /// Handles of memory and events, as another process gets them: who made it, its descriptor, its size.
@@ -42,6 +42,11 @@ fn import(kind: u64, handle: Handle) -> Answer<Mapping> {
 
 /// The lowest and the highest priority of streams, as on the GPUs of today.
 const PRIORITIES: (c_int, c_int) = (0, -5);
+
+/// `CU_STREAM_CAPTURE_MODE_GLOBAL`, `_THREAD_LOCAL` and `_RELAXED` are the modes there are.
+const CAPTURE_MODES: c_uint = 3;
+/// `CU_MEMHOSTREGISTER_READ_ONLY`.
+const REGISTER_READ_ONLY: c_uint = 8;
 
 /// Writes an answer through a caller's pointer.
 fn put<T>(to: *mut T, value: T) -> Answer {
@@ -116,6 +121,15 @@ functions! {
         CONTEXT.set(context);
         Ok(())
     }
+    any cuCtxGetCurrent(to: *mut usize) state { let _ = state; put(to, CONTEXT.get()) }
+    any cuThreadExchangeStreamCaptureMode(mode: *mut c_uint) state {
+        let _ = state;
+        // Nothing is ever captured here, but a mode that there is not is refused.
+        // SAFETY: the driver's contract: a pointer to one readable and writable value.
+        let wanted = if mode.is_null() { CAPTURE_MODES } else { unsafe { mode.read() } };
+        if wanted >= CAPTURE_MODES { return Err(INVALID_VALUE); }
+        put(mode, CAPTURE_MODE.replace(wanted))
+    }
     context cuCtxGetStreamPriorityRange(low: *mut c_int, high: *mut c_int) state {
         let _ = state;
         put(low, PRIORITIES.0)?;
@@ -180,8 +194,10 @@ functions! {
         put(base, start)?;
         put(bytes, found.bytes)
     }
-    context cuMemHostRegister_v2(at: *mut c_void, bytes: usize, _flags: c_uint) state {
+    context cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint) state {
         if at.is_null() || bytes == 0 { return Err(INVALID_VALUE); }
+        // What is mapped read-only can be pinned only by one who says so.
+        if flags & REGISTER_READ_ONLY == 0 && !memory::is_writable(at as u64) { return Err(INVALID_VALUE); }
         state.pin(at as u64, bytes)
     }
     context cuMemHostUnregister(at: *mut c_void) state { state.unpin(at as u64) }

@@ -16,6 +16,18 @@ pub use mapping::{POISON, noise};
 use crate::code::{Answer, INVALID_VALUE};
 use crate::ptx::run::Memory;
 
+/// Whether this process may write where an address lies; yes for one that nothing is known of.
+pub(crate) fn is_writable(at: u64) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let range = |line: &&str| {
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        Some(number(start)?..number(end)?)
+    };
+    let line = maps.lines().find(|line| range(line).is_some_and(|range| range.contains(&at)));
+    line.is_none_or(|line| line.split(' ').nth(1).is_some_and(|rights| rights.contains('w')))
+}
+
 /// Where device memory comes from.
 pub(crate) enum Origin {
     /// One piece, made here or opened by another process's handle.

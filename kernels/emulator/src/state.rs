@@ -70,6 +70,8 @@ impl<T> Table<T> {
 thread_local! {
     /// The thread's context: a device's ordinal plus one, 0 for none.
     pub(crate) static CONTEXT: Cell<usize> = const { Cell::new(0) };
+    /// What the thread may do while another captures a graph.
+    pub(crate) static CAPTURE_MODE: Cell<u32> = const { Cell::new(0) };
 }
 
 pub(crate) fn state() -> &'static State {

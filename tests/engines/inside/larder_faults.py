@@ -11,28 +11,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+from larder_vllm.handover import NodeHandover
+from larder_vllm.host import HostMover
+from larder_vllm.layout import PartLayout
 from larder_vllm.slab import Bytes, Offsets
 from larder_vllm.spec import LarderOffloadingSpec
-from larder_vllm.worker import Job, LarderWorker, PartLayout
+from larder_vllm.transfers import Job, Transfers
 
 
-class FaultyWorker(LarderWorker):
+class FaultyMover(HostMover):
     """Copies a load's layers as the product does, with a pause between two of them when told to."""
 
-    def _copy(self, memory: Bytes, bases: Offsets, job: Job, move: Any) -> int:
+    _moved = 0
+
+    def copy(self, job: Job, memory: Bytes, bases: Offsets) -> int:
         faults = Path(os.environ["LARDER_FAULTS"])
-        if not job.load or not ((faults / "hold").exists() or (faults / "stop").exists()):
-            return super()._copy(memory, bases, job, move)
-        moved = 0
+        told = (faults / "hold").exists() or (faults / "stop").exists()
+        if job.load:  # one load at a time; stores have another thread
+            self._moved = 0 if told else 3
+        return super().copy(job, memory, bases)
 
-        def paused(*arguments: Any) -> None:
-            nonlocal moved
-            move(*arguments)
-            moved += 1
-            if moved == 2:
-                self._pause(faults)
-
-        return super()._copy(memory, bases, job, paused)
+    def move(self, job: Job, *arguments: Any) -> None:
+        super().move(job, *arguments)
+        if job.load:
+            self._moved += 1
+            if self._moved == 2:
+                self._pause(Path(os.environ["LARDER_FAULTS"]))
 
     @staticmethod
     def _pause(faults: Path) -> None:
@@ -47,7 +51,7 @@ class FaultyWorker(LarderWorker):
 
 
 class FaultySpec(LarderOffloadingSpec):
-    """The spec with that worker."""
+    """The spec with that mover."""
 
-    def make_worker(self, layout: PartLayout) -> LarderWorker:
-        return FaultyWorker(layout, self._close)
+    def make_transfers(self, layout: PartLayout) -> tuple[Transfers, NodeHandover | None]:
+        return Transfers(FaultyMover(layout)), None

@@ -47,8 +47,7 @@ def _refusals(config: "VllmConfig", kv_cache_config: KVCacheConfig) -> Iterator[
         yield 'kv_role must be "kv_both"'
     if not cache.enable_prefix_caching:
         yield "prefix caching is off, so blocks have no keys (--enable-prefix-caching)"
-    if config.device_config.device_type != "cpu":
-        yield f"device {config.device_config.device_type}: this version copies KV in host memory only (CPU backend)"
+    yield from _device_refusals(config)
     for name, size in (
         ("pipeline", parallel.pipeline_parallel_size), ("data", parallel.data_parallel_size),
         ("prefill context", parallel.prefill_context_parallel_size),
@@ -67,6 +66,19 @@ def _refusals(config: "VllmConfig", kv_cache_config: KVCacheConfig) -> Iterator[
         yield f"KV cache dtype {cache.cache_dtype}: only auto"
     if config.load_config.load_format not in LOAD_FORMATS:
         yield f"load format {config.load_config.load_format}: the weights are not those of the model's files"
+
+
+def _device_refusals(config: "VllmConfig") -> Iterator[str]:
+    from vllm.platforms import current_platform
+
+    kind = str(config.device_config.device_type)
+    if kind == "cpu":
+        return
+    if kind != "cuda" or not current_platform.is_cuda():
+        yield f"device {kind} ({current_platform.device_name}): only the CPU backend and NVIDIA's GPUs are known"
+    transfer = config.kv_transfer_config
+    if transfer is not None and transfer.kv_connector_extra_config.get("larder_gpu") == "off":
+        yield "larder_gpu is off, and the KV cache lies in a GPU"
 
 
 def _group_refusals(kv_cache_config: KVCacheConfig) -> Iterator[str]:
@@ -93,6 +105,8 @@ class EngineIdentity:
     """Canonical JSON of everything in the configuration that changes KV."""
     weights_dir: str
     revision: str | None
+    moves: str | None = None
+    """Why the KV cache does not stay where it is while the engine runs, if so."""
 
     @classmethod
     def of(cls, config: "VllmConfig", kv_cache_config: KVCacheConfig) -> "EngineIdentity":
@@ -106,6 +120,7 @@ class EngineIdentity:
             config=_canonical(_kv_config(config)),
             weights_dir=str(model.model_weights or model.model),
             revision=model.revision,
+            moves="sleep mode gives the KV cache's memory back" if model.enable_sleep_mode else None,
         )
 
     def weights_digest(self) -> bytes:
@@ -166,9 +181,22 @@ def _layout_digest(config: "VllmConfig", kv_cache_config: KVCacheConfig) -> byte
         "dtype": str(spec.dtype),
         "tensor_parallel": config.parallel_config.tensor_parallel_size,
         "order": str(config.cache_config.kv_cache_layout),
-        "backend": _cpu_backend(config, spec),
+        "backend": _backend(config, spec),
     }
     return bytes(blake3(b"larder layout 1\0" + _canonical(fields)).digest(length=DIGEST_BYTES))
+
+
+def _backend(config: "VllmConfig", spec: FullAttentionSpec) -> str:
+    """Who wrote the pages, as far as it changes how they look inside."""
+    if config.device_config.device_type == "cpu":
+        return _cpu_backend(config, spec)
+    # On GPUs every backend has the same logical page, and ``order`` says how it lies. The backend that was asked for is
+    # named all the same; one that vLLM chose by itself is the same wherever model, version and kind of GPU are.
+    from vllm.platforms import current_platform
+
+    attention = config.attention_config
+    capability = current_platform.get_device_capability()
+    return f"cuda {capability} {attention.backend} {attention.backend_per_kind}"
 
 
 def _cpu_backend(config: "VllmConfig", spec: FullAttentionSpec) -> str:

@@ -18,6 +18,8 @@ class LoadSpec(LoadStoreSpec):
     """None: the lease was lost before the load began; the workers report failure and touch nothing."""
     slots: npt.NDArray[np.uint32]
     generations: npt.NDArray[np.uint64]
+    parts: list[tuple[bytes, int, int]] = field(default_factory=list)
+    """Where the chunks come from, in order: lease, first chunk of it, how many. For a node that copies itself."""
 
 
 @dataclass
@@ -35,6 +37,17 @@ class Outcome:
 
     workers: int = 1
     failed: set[int] = field(default_factory=set)
+    by_node: int = 0
+    """Workers for which the node copied."""
+    fallbacks: int = 0
+    """Workers that copied since the node, which was to, did not."""
+
+    def add(self, other: "Outcome") -> "Outcome":
+        """This one and another worker's."""
+        return Outcome(
+            self.workers + other.workers, self.failed | other.failed, self.by_node + other.by_node,
+            self.fallbacks + other.fallbacks,
+        )
 
 
 @dataclass
@@ -49,6 +62,5 @@ class LarderWorkerMetadata(OffloadingWorkerMetadata):
         assert isinstance(merged, OffloadingWorkerMetadata)
         outcomes = dict(self.outcomes)
         for ticket, theirs in getattr(other, "outcomes", {}).items():
-            ours = outcomes.get(ticket, Outcome(0))
-            outcomes[ticket] = Outcome(ours.workers + theirs.workers, ours.failed | theirs.failed)
+            outcomes[ticket] = outcomes.get(ticket, Outcome(0)).add(theirs)
         return LarderWorkerMetadata(merged.completed_jobs, merged.transfer_stats, outcomes)

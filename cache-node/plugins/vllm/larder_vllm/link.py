@@ -8,8 +8,9 @@ import logging
 import os
 import selectors
 import socket
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -30,6 +31,11 @@ UNSENT_BYTES_MAX: Final = 8_388_608
 """Bytes kept for a node that does not read. More means it is stuck: the connection is given up."""
 READ_BYTES: Final = 262_144
 FDS_MAX: Final = 3
+FDS_AT_ONCE_MAX: Final = 253
+"""Descriptors that go with one call of the system (``SCM_MAX_FD`` of Linux)."""
+_PEERCRED: Final = struct.Struct("3i")
+_SO_PEERPIDFD: Final = 77
+"""Linux 6.5 and newer; names the process whatever namespace it is in."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Session:
 
     node: bytes
     registered: wire.Registered
+    version: int = 2
+    """Of the wire, as both sides speak it."""
 
     @property
     def id(self) -> bytes:
@@ -119,6 +127,47 @@ class Link:
                 self._unsent += frame
                 self._wake()
         return True
+
+    def send_with(self, message: wire.Message, fds: Sequence[int]) -> bool:
+        """``send`` with descriptors, which stay the caller's. False also when something waits to be sent before it, or the
+        socket takes no more: this is for a connection that has just begun."""
+        frame = wire.encode(message)
+        with self._lock:
+            sock = self._socket
+            if sock is None or self._unsent:
+                return False
+            begun = False
+            try:
+                # All but the last go with a byte each, so that every one comes before the frame's end.
+                while len(fds) > FDS_AT_ONCE_MAX:
+                    socket.send_fds(sock, [frame[:1]], fds[:FDS_AT_ONCE_MAX], socket.MSG_DONTWAIT)
+                    begun, frame, fds = True, frame[1:], fds[FDS_AT_ONCE_MAX:]
+                sent = socket.send_fds(sock, [frame], fds, socket.MSG_DONTWAIT)
+            except OSError:
+                if begun:
+                    self._shut(sock)  # nothing can follow half a frame
+                return False
+            if sent < len(frame):
+                self._unsent += frame[sent:]
+                self._wake()
+        return True
+
+    def watch_peer(self) -> int | None:
+        """A descriptor that becomes readable when the node's process has ended, the caller's to close. None where it
+        cannot be had: there is no connection, or the system has no such thing."""
+        with self._lock:
+            if self._socket is None:
+                return None
+            try:
+                return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4), "little")
+            except OSError:
+                pass
+            try:
+                told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+                pid = _PEERCRED.unpack(told)[0]
+                return os.pidfd_open(pid) if pid > 0 else None
+            except (AttributeError, OSError):
+                return None
 
     @staticmethod
     def _shut(sock: socket.socket) -> None:
@@ -204,7 +253,7 @@ class Link:
                     elif isinstance(message, wire.Registered) and welcome is not None:
                         if len(fds) != message.fds:
                             raise _Ended(f"{len(fds)} descriptors came and not {message.fds}")
-                        return Session(welcome.node, message), fds, heard
+                        return Session(welcome.node, message, welcome.version), fds, heard
                     else:
                         raise self._unwelcome(message)
                 heard += self._read(sock, reader, fds)

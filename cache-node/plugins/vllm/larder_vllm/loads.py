@@ -112,4 +112,5 @@ def spec_of(number: int, ticket: LoadTicket) -> LoadSpec:
     return LoadSpec(
         number, ticket.parts[0].lease.session, np.concatenate([lease.slots[span] for lease, span in spans]),
         np.concatenate([lease.generations[span] for lease, span in spans]),
+        [(part.lease.id, part.first, part.count) for part in ticket.parts],
     )

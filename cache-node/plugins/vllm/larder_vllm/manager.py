@@ -265,6 +265,8 @@ class LarderManager(OffloadingManager):
                 if ticket is None:
                     continue
                 ticket.failed |= outcome.failed
+                self.counters.add("moved_by_node", outcome.by_node)
+                self.counters.add("gpu_fallbacks", outcome.fallbacks)
                 ticket.workers_left -= outcome.workers
                 if ticket.workers_left > 0:
                     continue

@@ -16,7 +16,11 @@ PENDING_MS_DEFAULT: Final = 1_000
 PENDING_MS_MAX: Final = 60_000
 """Above this a prompt is sooner computed, whatever the model."""
 
-_KNOWN: Final = {"larder_socket", "larder_endpoint", "larder_lookup_ms", "larder_pending_ms"}
+GPU_MODES: Final = ("auto", "copy", "node", "off")
+"""How KV gets into and out of a GPU: by the node, and by the engine's workers where it cannot; by these alone; by the node
+alone; not at all."""
+
+_KNOWN: Final = {"larder_socket", "larder_endpoint", "larder_lookup_ms", "larder_pending_ms", "larder_gpu"}
 
 
 class SettingsFault(ValueError):
@@ -35,6 +39,8 @@ class Settings:
     """Milliseconds a request waits for the node's answer at most before it is computed as if alone."""
     pending_ms: int = PENDING_MS_DEFAULT
     """Milliseconds it waits at most while the node says that its chunks are coming up from disk."""
+    gpu: str = GPU_MODES[0]
+    """One of ``GPU_MODES``; without meaning on the CPU backend."""
 
     @classmethod
     def read(cls, extra: Mapping[str, Any]) -> "Settings":
@@ -56,6 +62,9 @@ class Settings:
         pending_ms = extra.get("larder_pending_ms", PENDING_MS_DEFAULT)
         if type(pending_ms) is not int or not 0 <= pending_ms <= PENDING_MS_MAX:
             faults.append(f"larder_pending_ms is {pending_ms!r}: write 0 (never wait for a disk) to {PENDING_MS_MAX}")
+        gpu = extra.get("larder_gpu", GPU_MODES[0])
+        if gpu not in GPU_MODES:
+            faults.append(f"larder_gpu is {gpu!r}: write one of {', '.join(GPU_MODES)}")
         if faults:
             raise SettingsFault("kv_connector_extra_config: " + "; ".join(faults))
-        return cls(str(socket), endpoint, lookup_ms, pending_ms)
+        return cls(str(socket), endpoint, lookup_ms, pending_ms, gpu)

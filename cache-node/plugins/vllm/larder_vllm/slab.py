@@ -70,6 +70,11 @@ def _map(fd: int, length: int, protection: int) -> mmap.mmap:
     return mmap.mmap(fd, length, mmap.MAP_SHARED, protection)
 
 
+def address_of(memory: Bytes) -> int:
+    """Where it begins in this process."""
+    return int(memory.ctypes.data)
+
+
 def windows(memory: Bytes, width: int) -> Bytes:
     """Every run of ``width`` bytes of a memory, by its offset: row ``i`` is ``memory[i : i + width]``.
 

@@ -1,24 +1,31 @@
 """vLLM's plug point: one of these in the scheduler's process, one in each worker's."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import vllm
 from vllm.v1.kv_offload.base import (
     CanonicalKVCaches, OffloadingManager, OffloadingMetricMetadata, OffloadingSpec, OffloadingWorker,
 )
 from vllm.v1.kv_offload.config import OffloadingConfig
 
-from larder_vllm import __version__, counters, wire
+from larder_vllm import __version__, counters, movers, wire
+from larder_vllm.handover import NodeHandover
 from larder_vllm.identity import EngineIdentity
-from larder_vllm.link import Link
+from larder_vllm.layout import LayoutFault, PartLayout
+from larder_vllm.link import Link, Sink
 from larder_vllm.manager import LarderManager
 from larder_vllm.questions import Patience
 from larder_vllm.settings import Settings
-from larder_vllm.worker import LarderWorker, PartLayout
+from larder_vllm.transfers import Transfers
+from larder_vllm.worker import LarderWorker, arrays_of
+
+log = logging.getLogger("vllm.larder")
 
 _identity: ContextVar[EngineIdentity | None] = ContextVar("larder_identity", default=None)
 
@@ -76,23 +83,35 @@ class LarderOffloadingSpec(OffloadingSpec):
         return manager
 
     def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
-        """A worker's side, its connection under way."""
+        """A worker's side, its connection under way. One that cannot copy stays unconnected: nothing is then leased to
+        this engine, and it computes as if alone."""
         shape = self._shape
-        layout = PartLayout.of(kv_caches, shape.blocks_per_chunk, shape.rank, shape.part_bytes)
-        worker = self.make_worker(layout)
-        self._connect("worker", shape.rank, worker)
-        return worker
+        layout = PartLayout.of(arrays_of(kv_caches), shape.blocks_per_chunk, shape.rank, shape.part_bytes)
+        try:
+            transfers, handover = self.make_transfers(layout)
+        except LayoutFault as fault:
+            log.error("larder: this worker shares no KV: %s", fault)
+            return LarderWorker(layout, movers.none(), close=self._close)
+        self._connect("worker", shape.rank, transfers, handover)
+        return LarderWorker(layout, transfers, handover, self._close)
 
-    def make_worker(self, layout: PartLayout) -> LarderWorker:
-        """The worker itself; tests put a faulty one in its place."""
-        return LarderWorker(layout, self._close)
+    def make_transfers(self, layout: PartLayout) -> tuple[Transfers, NodeHandover | None]:
+        """How this worker's transfers are carried out; tests put a faulty way in its place."""
+        ordinal = layout.ordinal
+        if ordinal is None:
+            return movers.in_host(layout), None
+        return movers.in_gpu(
+            layout, self._settings.gpu, lambda: int(torch.cuda.current_stream(ordinal).cuda_stream), self._identity.moves,
+        )
 
-    def _connect(self, role: str, rank: int, sink: "LarderManager | LarderWorker") -> None:
+    def _connect(self, role: str, rank: int, sink: Sink, handover: NodeHandover | None = None) -> None:
         hello = wire.Hello(
             versions=wire.VERSIONS, role=role, rank=rank, engine=self.config.engine_id,
             endpoint=self._settings.endpoint, software=f"larder-vllm/{__version__} vllm/{vllm.__version__}",
         )
         link = Link(self._settings.socket, hello, self._register, sink)
+        if handover is not None:
+            handover.line = link
         self._links.append(link)
         link.start()
 

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-VERSIONS: Final = [1, 2]
-"""Wire versions this plugin speaks. A node of version 1 never says ``pending``."""
+VERSIONS: Final = [1, 2, 3]
+"""Wire versions this plugin speaks. A node of version 1 never says ``pending``; one of version 2 copies nothing itself."""
+
+GPU_VERSION: Final = 3
+"""Since this version a node moves KV itself into and out of an engine's pages in a GPU."""
 
 FRAME_BYTES_MAX: Final = 8_388_608
 """The longest body either side may send; the node closes the connection above it."""
@@ -105,6 +108,42 @@ class Epoch(Message, tag="epoch"):
     epoch: int
 
 
+class Attach(Message, tag="attach"):
+    """Since version 3, a worker's: where its pages lie in a GPU. Descriptors of pieces travel beside it."""
+
+    id: int
+    device: bytes
+    order: str
+    blocks: int
+    layers: list[int]
+    part_bytes: list[int]
+    part_offsets: list[int]
+    part_pieces: list[int]
+    handles: list[bytes]
+    piece_bytes: list[int]
+    events: list[bytes]
+
+
+class Fetch(Message, tag="fetch"):
+    """Since version 3, a worker's."""
+
+    id: int
+    lease: bytes
+    first: int
+    skip: int
+    blocks: list[int]
+    after: int | None = None
+
+
+class Save(Message, tag="save"):
+    """Since version 3, a worker's."""
+
+    id: int
+    region_slots: list[int]
+    blocks: list[int]
+    after: int | None = None
+
+
 class Goodbye(Message, tag="goodbye"):
     """Either side's farewell."""
 
@@ -197,6 +236,29 @@ class EpochSet(Message, tag="epoch_set"):
     namespace: bytes
 
 
+class Attached(Message, tag="attached"):
+    """Since version 3."""
+
+    id: int
+    events: list[bytes]
+
+
+class Moving(Message, tag="moving"):
+    """Since version 3."""
+
+    id: int
+    event: int
+
+
+class Moved(Message, tag="moved"):
+    """Since version 3."""
+
+    id: int
+    ok: bool
+    quiet: bool
+    message: str | None = None
+
+
 class ErrorAnswer(Message, tag="error"):
     code: str
     message: str
@@ -204,11 +266,11 @@ class ErrorAnswer(Message, tag="error"):
 
 
 ToNode = (
-    Hello | Register | Lookup | Load | Complete | Release | Offload | Commit | Epoch | Goodbye
+    Hello | Register | Lookup | Load | Complete | Release | Offload | Commit | Epoch | Attach | Fetch | Save | Goodbye
 )
 ToEngine = (
     Welcome | Reject | Registered | Refused | Lease | Pending | Miss | Grant | Offloading | Committed
-    | Ok | EpochSet | ErrorAnswer | Goodbye
+    | Ok | EpochSet | Attached | Moving | Moved | ErrorAnswer | Goodbye
 )
 
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -9,7 +9,8 @@ GOLDEN = Path(__file__).parents[3] / "protocol" / "golden"
 
 
 def golden_lines() -> list[tuple[str, str, bytes]]:
-    text = "".join((GOLDEN / name).read_text() for name in ("engine-port-v1.txt", "engine-port-v1-optional.txt", "engine-port-v2.txt"))
+    names = ("engine-port-v1.txt", "engine-port-v1-optional.txt", "engine-port-v2.txt", "engine-port-v3.txt")
+    text = "".join((GOLDEN / name).read_text() for name in names)
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     return [(direction, kind, bytes.fromhex(hexed)) for direction, kind, hexed in lines]
 

@@ -14,9 +14,12 @@ from vllm.v1.kv_offload.base import (
 )
 
 from larder_vllm import slab, wire
+from larder_vllm.host import HostMover
 from larder_vllm.jobs import LoadSpec, StoreSpec
+from larder_vllm.layout import LayoutFault, PartLayout
 from larder_vllm.link import Link, Session
-from larder_vllm.worker import Job, LarderWorker, LayoutFault, PartLayout
+from larder_vllm.transfers import Job, Transfers
+from larder_vllm.worker import LarderWorker, arrays_of
 from tests.fake_node import FakeNode
 
 BLOCKS, PAGE, PADDED, LAYERS = 64, 96, 128, 3
@@ -145,14 +148,15 @@ class Connection(WithNode):
 
 
 class Copies(WithNode):
-    def start(self, blocks_per_chunk: int, rank: int = 0, worker_class: type[LarderWorker] = LarderWorker) -> None:
+    def start(self, blocks_per_chunk: int, rank: int = 0, mover_class: type[HostMover] = HostMover) -> None:
         self.blocks_per_chunk, self.rank = blocks_per_chunk, rank
         self.part = PAGE * LAYERS * blocks_per_chunk
         self.kv = caches()
-        self.worker = worker_class(PartLayout.of(self.kv, blocks_per_chunk, rank, self.part))
+        layout = PartLayout.of(arrays_of(self.kv), blocks_per_chunk, rank, self.part)
+        self.worker = LarderWorker(layout, Transfers(mover_class(layout)))
         self.addCleanup(self.worker.shutdown)
-        self.link("worker", self.worker, register(self.part, world=rank + 1))
-        until(lambda: self.worker._mapping(b"s" * 16) is not None)
+        self.link("worker", self.worker.transfers, register(self.part, world=rank + 1))
+        until(lambda: self.worker.transfers.mapping(b"s" * 16) is not None)
 
     def pages(self, block: int) -> list[bytes]:
         return [tensor.tensor.numpy().tobytes()[block * PADDED :][:PAGE] for tensor in self.kv.tensors]
@@ -235,13 +239,13 @@ class Copies(WithNode):
     def test_a_generation_that_changes_during_the_copy_is_a_failed_load(self) -> None:
         node = self.node
 
-        class Overtaken(LarderWorker):
-            def _copy(self, memory: slab.Bytes, bases: slab.Offsets, job: Job, move: object) -> int:
+        class Overtaken(HostMover):
+            def copy(self, job: Job, memory: slab.Bytes, bases: slab.Offsets) -> int:
                 if job.load:
-                    node.bump(int(job.spec.slots[0]))
-                return super()._copy(memory, bases, job, move)  # type: ignore[arg-type]
+                    node.bump(int(job.slots[0]))
+                return super().copy(job, memory, bases)
 
-        self.start(1, worker_class=Overtaken)
+        self.start(1, mover_class=Overtaken)
         slots = [self.node.put(b"k%d" % at, bytes([at]) * self.part) for at in range(2)]
         self.assertEqual(self.load(slots, [10, 11]), {0})
         self.assertEqual(self.worker.take_bad_blocks(), {10, 11})
@@ -267,7 +271,7 @@ class Copies(WithNode):
 
     def test_pages_of_another_size_than_registered(self) -> None:
         with self.assertRaises(LayoutFault):
-            PartLayout.of(caches(), 1, 0, PAGE * LAYERS + 1)
+            PartLayout.of(arrays_of(caches()), 1, 0, PAGE * LAYERS + 1)
 
 
 if __name__ == "__main__":

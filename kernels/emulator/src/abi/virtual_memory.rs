@@ -19,6 +19,10 @@ const ON_DEVICE: c_uint = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 const READ_WRITE: c_uint = 3;
 
+/// `CU_POINTER_ATTRIBUTE_MAPPING_SIZE` and `_MAPPING_BASE_ADDR`, the two attributes that are known here.
+const MAPPING_SIZE: c_uint = 18;
+const MAPPING_BASE: c_uint = 19;
+
 /// `CUmemLocation`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -82,6 +86,16 @@ functions! {
                 _ => Err(INVALID_VALUE),
             },
             None => Err(INVALID_VALUE),
+        }
+    }
+    any cuPointerGetAttribute(to: *mut u64, attribute: c_uint, at: u64) state {
+        let device = state.device.read();
+        let mapped = |origin: &Origin| matches!(origin, Origin::Virtual { .. });
+        let (base, piece) = device.find(at).filter(|(_, found)| mapped(&found.origin)).ok_or(INVALID_VALUE)?;
+        match attribute {
+            MAPPING_SIZE => put(to, piece.bytes as u64),
+            MAPPING_BASE => put(to, base),
+            _ => Err(INVALID_VALUE),
         }
     }
     context cuMemAddressReserve(to: *mut u64, bytes: usize, _alignment: usize, _near: u64, flags: u64) state {
