@@ -243,7 +243,11 @@ class NodeHandover:
 
     def _watch(self) -> None:
         pause = LOOK_SECONDS_MIN
-        self._device.bind()
+        try:
+            self._device.bind()
+        except CudaFault as fault:
+            # Its events then say nothing; that the process has ended is seen all the same.
+            log.warning("larder: nobody can ask for a lost cache node's events: %s", fault)
         while True:
             with self._lock:
                 held = list(self._held)
@@ -279,8 +283,9 @@ class NodeHandover:
 def _is_over(part: Part) -> bool:
     """Whether nothing of a fetch moves any more."""
     peer = part.given.peer
-    ended, _, _ = select.select([peer.process], [], [], 0)
-    if ended:
+    process = select.poll()  # not select(): an engine may have more than a thousand descriptors
+    process.register(peer.process, select.POLLIN)
+    if process.poll(0):
         return True
     if part.event is None or part.event >= len(peer.events):
         return False
