@@ -401,6 +401,9 @@ class Engine:
         for link in self.links:
             link.stop()
         self.transfers.shutdown()
+        # A descriptor each in the emulator; of an engine they end with its process.
+        for mark in self.transfers._mover.marks:  # type: ignore[attr-defined]
+            mark.close()
 
 
 class Gate:

@@ -11,9 +11,11 @@ import unittest
 from pathlib import Path
 
 from larder_vllm import wire
+from larder_vllm.cuda import CudaFault
 from larder_vllm.gpu import GpuMover
 from larder_vllm.handover import NodeHandover
 from larder_vllm.layout import LayoutFault
+from larder_vllm.slab import address_of
 from larder_vllm.transfers import Job
 from tests.fake_node import FakeNode
 from tests.gpu_world import BLOCKS, READY, SETUPS, Cache, Emulator, Engine, Gate, Node, Setup, until
@@ -310,6 +312,16 @@ class FallingBack(World):
 
 
 class Faults(World):
+    def test_a_slab_that_is_mapped_read_only_is_pinned_as_such_or_not_at_all(self) -> None:
+        engine = self.engine(self.node(), self.cache())
+        mapping = engine.transfers.mapping(engine.session)
+        assert mapping
+        device = self.emulator.device
+        with self.assertRaises(CudaFault):
+            device.pin(address_of(mapping.slab), len(mapping.slab), read_only=False)
+        device.pin(address_of(mapping.slab), len(mapping.slab), read_only=True)
+        device.unpin(address_of(mapping.slab))
+
     def test_every_call_of_a_copy_failing_once(self) -> None:
         engine = self.engine(self.node(), self.cache(), "copy")
         engine.store(KEYS, FROM)
