@@ -283,25 +283,30 @@ class Engine:
 
     def __init__(
         self, node_socket: Path, cache: Cache, mode: str = "auto", name: str = "e", mover_class: type[GpuMover] = GpuMover,
-        moves: str | None = None,
+        moves: str | None = None, world: int = 1, first: "Engine | None" = None,
     ) -> None:
-        self.cache, self._numbers = cache, itertools.count(1)
+        """``first``: rank 0 of the same engine, which has its scheduler; this one is rank 1 then."""
+        rank, self._world = 1 if first else 0, world
+        self.cache, self._numbers = cache, first._numbers if first else itertools.count(1)
         self.transfers, self.handover = movers.in_gpu(
-            cache.layout(), mode, lambda: cache.stream, moves, mover_class=mover_class,
+            cache.layout(rank), mode, lambda: cache.stream, moves, mover_class=mover_class,
         )
-        self.answers = Answers()
+        self.answers = first.answers if first else Answers()
         register = wire.Register(
             id=0, model="m", hash="sha256_cbor", weights=b"w" * 32, epoch=0, layout=b"l" * 32, dtype="float32",
-            tokens_per_block=16, blocks_per_chunk=PER_CHUNK, part_bytes=cache.part_bytes, world=1,
+            tokens_per_block=16, blocks_per_chunk=PER_CHUNK, part_bytes=cache.part_bytes, world=world,
         )
         self.links = []
         for role, sink in (("scheduler", self.answers), ("worker", self.transfers)):
-            hello = wire.Hello(versions=wire.VERSIONS, role=role, rank=0, engine=name)
+            if first and role == "scheduler":
+                continue
+            hello = wire.Hello(versions=wire.VERSIONS, role=role, rank=rank, engine=name)
             link = Link(str(node_socket), hello, lambda: register, sink)  # type: ignore[arg-type]
             if role == "worker" and self.handover is not None:
                 self.handover.line = link
             self.links.append(link)
             link.start()
+        self._scheduler: Link = first._scheduler if first else self.links[0]
         self.connected()
 
     def connected(self) -> None:
@@ -332,7 +337,7 @@ class Engine:
 
     def ask(self, message: wire.Message) -> object:
         number = message.id  # type: ignore[attr-defined]
-        assert self.links[0].send(message), "the scheduler's connection is lost"
+        assert self._scheduler.send(message), "the scheduler's connection is lost"
         until(lambda: number in self.answers.heard, f"an answer to {message}")
         return self.answers.heard.pop(number)
 
@@ -393,7 +398,8 @@ class Engine:
         mapping = self.transfers.mapping(self.session)
         assert mapping
         offsets = mapping.slab_offsets(np.array(lease.slots, np.uint32))
-        chunks = [mapping.slab[at : at + self.cache.part_bytes].tobytes() for at in offsets.tolist()]
+        whole = self.cache.part_bytes * self._world
+        chunks = [mapping.slab[at : at + whole].tobytes() for at in offsets.tolist()]
         self.ask(wire.Release(id=self.number(), lease=lease.lease))
         return chunks
 

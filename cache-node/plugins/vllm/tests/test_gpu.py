@@ -101,6 +101,30 @@ class EveryByte(World):
                 self.right(engine)
                 self.assertEqual((node.stat("saves_total"), node.stat("fetches_total")), (0, 0))
 
+    def test_two_ranks_have_a_part_of_each_chunk(self) -> None:
+        for mode in ("auto", "copy"):
+            with self.subTest(mode):
+                node, caches = self.node(), [self.cache(), self.cache()]
+                caches[1].fill(5)
+                first = Engine(node.socket, caches[0], mode, world=2)
+                self.addCleanup(first.close)
+                ranks = [first, Engine(node.socket, caches[1], mode, world=2, first=first)]
+                self.addCleanup(ranks[1].close)
+                stored = [cache.chunks(FROM) for cache in caches]
+                for rank in ranks:
+                    if mode == "auto":
+                        rank.attached(node)
+                    self.assertEqual(rank.finish(rank.submit_store([0, 1], FROM)).failed, set())
+                first.commit(KEYS, [0, 1])
+                self.assertEqual(first.held(KEYS), [one + other for one, other in zip(*stored)])
+                lease = first.lookup(KEYS)
+                for rank, chunks in zip(ranks, stored):
+                    rank.cache.fill(7)
+                    job = rank.finish(rank.submit_load(lease, TO, skip=1))
+                    self.assertEqual((job.failed, job.by_node), (set(), mode == "auto"))
+                    rank.cache.expect(chunks, TO, skip=1)
+                    self.assertEqual(rank.cache.wrong_bytes(), 0)
+
     def test_a_control_a_changed_byte_is_found(self) -> None:
         engine = self.engine(self.node(), self.cache())
         self.right(engine)
@@ -392,6 +416,23 @@ class Losing(World):
         engine.attached(again)
         self.right(engine)
         self.assertGreater(again.stat("fetches_total"), 0)
+
+    def test_pages_are_held_when_not_even_the_node_knows_what_still_writes(self) -> None:
+        """Its GPU is lost in mid copy: the load ends when the node does, and by the worker."""
+        node, engine, stored = self.started()
+        lease = engine.lookup(KEYS)
+        node.knobs("hold")
+        job = engine.submit_load(lease, TO)
+        assert engine.handover
+        handover = engine.handover
+        until(lambda: node.stat("gpu_moving_bytes"), "a copy under way")
+        node.knobs("lose 719")
+        until(lambda: handover._held or job.done.is_set(), "the node's answer")
+        node.kill()
+        engine.finish(job)
+        self.assertEqual((job.failed, job.by_node), (set(), False))
+        engine.cache.expect(stored, TO)
+        self.assertEqual(engine.cache.wrong_bytes(), 0)
 
     def test_a_store_under_way_when_the_node_is_killed_is_void(self) -> None:
         node, engine, _ = self.started()
