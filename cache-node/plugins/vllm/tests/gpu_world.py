@@ -2,7 +2,7 @@
 
 The plugin's own code runs here as in vLLM, below ``worker.py``; neither vLLM nor torch is there. This process allocates
 the "KV cache" by the driver, as torch would. ``LARDER_TEST_NODE`` names the node's program and ``LARDER_TEST_EMULATOR`` the
-emulator's library (``kernels/emulator``).
+emulator's library (``kernels/emulator``). With ``LARDER_REAL_CUDA=1`` the same on a GPU, as far as it needs no knobs.
 """
 
 import ctypes
@@ -29,16 +29,18 @@ from larder_vllm.layout import PageArray, PartLayout
 from larder_vllm.link import Link, Session
 from larder_vllm.transfers import Job
 
+REAL = os.environ.get("LARDER_REAL_CUDA") == "1"
+"""On this machine's GPU and driver; what needs the emulator's knobs is then left out."""
 NODE = os.environ.get("LARDER_TEST_NODE")
-EMULATOR = os.environ.get("LARDER_TEST_EMULATOR")
+EMULATOR = "libcuda.so.1" if REAL else os.environ.get("LARDER_TEST_EMULATOR")
 READY = bool(NODE and EMULATOR)
 
 BLOCKS, PER_CHUNK = 16, 4
 PIECE = 2 << 20
 """Bytes of a piece of mapped memory: what the emulator, and every device so far, gives at least."""
 PATIENCE = 60.0
-ORDINAL = 1
-"""Not the first GPU, so that none is found by chance."""
+ORDINAL = 0 if REAL else 1
+"""Of the emulator's two not the first, so that none is found by chance."""
 
 
 def until(condition: Callable[[], object], what: str = "it") -> None:
@@ -62,7 +64,8 @@ class Emulator:
 
     def __init__(self) -> None:
         assert EMULATOR
-        os.environ["LARDER_LIBCUDA"] = EMULATOR
+        if not REAL:
+            os.environ["LARDER_LIBCUDA"] = EMULATOR
         self.library = ctypes.CDLL(EMULATOR)
         self.driver = Driver()
         self.device: Device = self.driver.device(ORDINAL)
@@ -234,7 +237,8 @@ class Node:
             'lookup_deadline = "10s"\nregion = { size = "4MiB" }\nlog = "warn"\n'
         )
         assert NODE and EMULATOR
-        environment = {**os.environ, "LARDER_LIBCUDA": EMULATOR, "LARDER_EMULATOR_KNOBS": str(self.knobs_file), **variables}
+        driver = {} if REAL else {"LARDER_LIBCUDA": EMULATOR, "LARDER_EMULATOR_KNOBS": str(self.knobs_file)}
+        environment = {**os.environ, **driver, **variables}
         self.process = subprocess.Popen([NODE, "--config", str(config)], env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.process.stdout.readline()

@@ -1,7 +1,7 @@
 """The worker's code with pages in an emulated GPU and a real node: every byte, touched and untouched, however it is moved.
 
 Needs ``LARDER_TEST_NODE`` and ``LARDER_TEST_EMULATOR`` (``gpu_world.py``), msgspec and numpy; neither vLLM, torch nor a GPU.
-What no emulator shows: a real driver's own rules, and speed.
+What no emulator shows: a real driver's own rules, and speed. ``LARDER_REAL_CUDA=1`` runs what it can on a GPU.
 """
 
 import logging
@@ -18,11 +18,14 @@ from larder_vllm.layout import LayoutFault
 from larder_vllm.slab import address_of
 from larder_vllm.transfers import Job
 from tests.fake_node import FakeNode
-from tests.gpu_world import BLOCKS, READY, SETUPS, Cache, Emulator, Engine, Gate, Node, Setup, until
+from tests.gpu_world import BLOCKS, READY, REAL, SETUPS, Cache, Emulator, Engine, Gate, Node, Setup, until
 
 FROM = [5, 2, 9, 0, 7, 8, 1, 15]
 TO = [3, 4, 6, 10, 12, 11, 13]
 KEYS = [b"k1", b"k2"]
+
+
+emulated = unittest.skipIf(REAL, "needs the emulator's knobs, or its second GPU")
 
 
 class Careless(GpuMover):
@@ -143,6 +146,7 @@ class EveryByte(World):
                 self.right(engine)
 
 
+@emulated
 class Order(World):
     """Behind a gate in the engine's own stream: what comes after it has not happened while the transfer is submitted."""
 
@@ -263,9 +267,11 @@ class FallingBack(World):
         node = self.node(LARDER_LIBCUDA="no/such/libcuda.so")
         self.falls_back("no_gpu", node.socket)
 
+    @emulated
     def test_a_node_that_does_not_see_this_gpu(self) -> None:
         self.falls_back("none of 1 devices", self.node(CUDA_VISIBLE_DEVICES="0").socket)
 
+    @emulated
     def test_a_node_that_sees_it_by_another_number(self) -> None:
         self.right(self.engine(self.node(CUDA_VISIBLE_DEVICES="1,0"), self.cache()))
 
@@ -283,6 +289,7 @@ class FallingBack(World):
         self.assertIn("sleep mode", logged.output[0])
         self.right(engine)
 
+    @emulated
     def test_a_node_whose_memory_is_not_pinned(self) -> None:
         # It pins its kernels' notes first, then its slab and the region at once: which of these fails is not known before,
         # so nodes are started until both have. Then loads, or stores, are never done by the node.
@@ -313,6 +320,7 @@ class FallingBack(World):
         engine.cache.expect(stored, TO)
         self.assertEqual(engine.cache.wrong_bytes(), 0)
 
+    @emulated
     def test_every_call_that_naming_takes_failing_once(self) -> None:
         for function in ("cuIpcGetEventHandle", "cuEventCreate", "cuMemGetAddressRange_v2", "cuIpcOpenEventHandle"):
             with self.subTest(function):
@@ -321,6 +329,7 @@ class FallingBack(World):
                 self.addCleanup(self.emulator.fail, function, 0)
                 self.falls_back(function, node.socket)
 
+    @emulated
     def test_the_node_alone(self) -> None:
         """``larder_gpu = node``: what the node does not do is a failure, which vLLM recomputes."""
         node = self.node()
@@ -335,6 +344,7 @@ class FallingBack(World):
             self.engine(node.socket, self.cache(setup), "node")
 
 
+@emulated
 class Faults(World):
     def test_a_slab_that_is_mapped_read_only_is_pinned_as_such_or_not_at_all(self) -> None:
         engine = self.engine(self.node(), self.cache())
@@ -388,6 +398,7 @@ class Faults(World):
         self.right(engine)
 
 
+@emulated
 class Losing(World):
     def started(self) -> tuple[Node, Engine, list[bytes]]:
         node = self.node()
