@@ -26,7 +26,7 @@ COUNTED: Final = {
     "stores_dropped": "Chunks not offered to the cache node: no region slot was free, or the copy failed.",
     "unshared_requests": "Requests that share nothing (LoRA).",
     "moved_by_node": "Loads and stores, counted for each worker, that the cache node carried out in the GPU itself.",
-    "gpu_fallbacks": "Loads and stores, counted for each worker, that the cache node was to carry out and a worker did.",
+    "gpu_fallbacks": "Loads and stores, counted for each worker, that it carried out since the cache node did not.",
     "sessions": "Sessions made with the cache node.",
     "resets": "Cache resets; each one ends sharing with all that was stored before.",
 }

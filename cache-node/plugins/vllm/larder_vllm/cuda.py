@@ -1,4 +1,4 @@
-"""What the plugin needs of NVIDIA's driver, by ctypes: no torch, no CUDA toolkit, and so tested on an emulator as it is.
+"""What the plugin needs of NVIDIA's driver, by ctypes: neither torch nor a toolkit, so an emulator tests it as it is.
 
 Addresses and streams are plain numbers: a tensor's ``data_ptr()``, a torch stream's ``cuda_stream``. They are good here
 since torch works in the device's primary context, which this retains too.

@@ -1,8 +1,8 @@
 """Copies of pages in a GPU, by this process: the way that needs nothing of the node but its memory.
 
 Order, for loads and stores alike: the copies wait in a stream of their own for the engine's work up to the moment of
-submitting (what it wrote into the pages, or zeroed there); the engine's own streams wait for nothing. A transfer is told
-finished only when its last copy has ended, and vLLM uses the pages of a load, or writes over those of a store, after that.
+submitting (what it wrote into the pages, or zeroed there); the engine's own streams wait for nothing. A transfer is
+told finished only when its last copy has ended; vLLM uses a load's pages, or writes over a store's, after that.
 """
 
 import logging
@@ -21,8 +21,8 @@ from larder_vllm.transfers import Job
 log = logging.getLogger("vllm.larder")
 
 MARKS: Final = 32
-"""Events for the engine's work, used in turn. One that is recorded again while a transfer is yet to wait for it makes it
-wait for later work too, never for less."""
+"""Events for the engine's work, used in turn. One that is recorded again while a transfer is yet to wait for it makes
+that wait for later work too, never for less."""
 PIN_BYTES_MAX: Final = 64 << 30
 """Bytes that are pinned with one call; drivers refuse very large ones."""
 
@@ -61,7 +61,7 @@ class GpuMover:
             end.record(stream)
             end.wait()
         except CudaFault:
-            # What was begun must have ended before anybody is told; a driver that cannot say so has lost the engine too.
+            # What was begun must end before anybody is told; a driver that cannot say so has lost the engine too.
             device.drain(stream)
             raise
         return len(job.blocks) * self._layout.block_bytes
@@ -109,7 +109,7 @@ class GpuMover:
                     for address in self._pinned.pop(mapping, []):
                         self._device.unpin(address)
             except CudaFault as fault:
-                log.warning("larder: the cache node's memory is not pinned (%s): copies to and from the GPU are slower", fault)
+                log.warning("larder: the cache node's memory is not pinned (%s): copies in the GPU are slower", fault)
 
     def _pin(self, mapping: Mapping) -> None:
         done = self._pinned.setdefault(mapping, [])

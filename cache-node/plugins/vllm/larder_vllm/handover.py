@@ -1,6 +1,6 @@
 """Has the cache node carry transfers out in the GPU itself (the wire's version 3).
 
-The node is told once a session where the pages lie (``attach``); then each load is a ``fetch`` and each store a ``save``.
+The node is told once a session where the pages lie (``attach``); then a load is a ``fetch`` and a store a ``save``.
 Whatever the node does not do, the worker copies: no job is lost by having been given away. What the node may still be
 writing is not touched: a fetch without an end, of a connection that is gone, holds its pages until the node's event is
 reached behind it or the node's process has ended, since nothing of a process that has ended moves.
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from larder_vllm import wire
 from larder_vllm.cuda import CudaFault, Device, Event
+from larder_vllm.layout import PartLayout
 from larder_vllm.link import Session
 from larder_vllm.pages import Names
 from larder_vllm.transfers import Job
@@ -75,11 +76,11 @@ class NodeHandover:
     """One worker's. ``settled(job, reason, again)`` is told how each job ended."""
 
     def __init__(
-        self, device: Device, names: Names, blocks_per_chunk: int, settled: Callable[[Job, str | None, bool], None],
+        self, device: Device, names: Names, layout: PartLayout, settled: Callable[[Job, str | None, bool], None],
         off: Callable[[], None],
     ) -> None:
         """``off``: the node copies nothing in this session."""
-        self._device, self._names, self._per_chunk = device, names, blocks_per_chunk
+        self._device, self._names, self._layout = device, names, layout
         self._settled, self._off = settled, off
         self.line: Line | None = None
         self._lock = threading.Lock()
@@ -189,11 +190,12 @@ class NodeHandover:
     def _messages(self, job: Job) -> "list[wire.Fetch] | list[wire.Save]":
         if not job.load:
             self._number += 1
-            return [wire.Save(id=self._number, region_slots=job.slots.tolist(), blocks=job.blocks.tolist(), after=job.mark)]
+            slots, blocks = job.slots.tolist(), job.blocks.tolist()
+            return [wire.Save(id=self._number, region_slots=slots, blocks=blocks, after=job.mark)]
         messages, blocks, skip = [], job.blocks.tolist(), job.skip
         for lease, first, count in job.parts:
             self._number += 1
-            own = count * self._per_chunk - skip
+            own = count * self._layout.blocks_per_chunk - skip
             messages.append(wire.Fetch(
                 id=self._number, lease=lease, first=first, skip=skip, blocks=blocks[:own], after=job.mark,
             ))
@@ -221,6 +223,8 @@ class NodeHandover:
             alive = self._peer is given.peer
         if given.reason is not None:
             self._tell(given.reason, "copies this time")
+        else:
+            given.job.bytes = len(given.job.blocks) * self._layout.block_bytes
         # What a lost session's region holds is of no use any more; what its slab holds is.
         self._settled(given.job, given.reason, given.job.load or alive)
 

@@ -129,8 +129,8 @@ class Link:
         return True
 
     def send_with(self, message: wire.Message, fds: Sequence[int]) -> bool:
-        """``send`` with descriptors, which stay the caller's. False also when something waits to be sent before it, or the
-        socket takes no more: this is for a connection that has just begun."""
+        """``send`` with descriptors, which stay the caller's. False also when something waits to be sent before it, or
+        the socket takes no more: this is for a connection that has just begun."""
         frame = wire.encode(message)
         with self._lock:
             sock = self._socket

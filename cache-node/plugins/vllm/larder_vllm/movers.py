@@ -21,8 +21,8 @@ def in_gpu(
 ) -> tuple[Transfers, NodeHandover | None]:
     """Transfers of pages in a GPU, in one of ``settings.GPU_MODES``; on a thread of the engine's.
 
-    ``moves``: why the pages do not stay where they are (sleep mode gives them back and makes new ones), if so: the node may
-    not have them open. Raises ``LayoutFault`` where nothing can be copied at all: the worker then stays unconnected.
+    ``moves``: why the pages do not stay where they are (sleep mode gives them back and makes new ones), if so: the node
+    may not have them open. Raises ``LayoutFault`` where nothing can be copied at all: the worker then stays unconnected.
     """
     ordinal = layout.ordinal
     assert ordinal is not None
@@ -48,7 +48,7 @@ def in_gpu(
             raise LayoutFault(f"the cache node cannot copy in this GPU ({reason}), and larder_gpu is {mode}")
         log.warning("larder: the cache node does not copy in this GPU (%s): the engine's worker copies itself", reason)
         return transfers, None
-    handover = NodeHandover(device, names, layout.blocks_per_chunk, transfers.settled, transfers.pin_current)
+    handover = NodeHandover(device, names, layout, transfers.settled, transfers.pin_current)
     transfers.use(handover)
     return transfers, handover
 

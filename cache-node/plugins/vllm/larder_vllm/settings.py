@@ -17,8 +17,8 @@ PENDING_MS_MAX: Final = 60_000
 """Above this a prompt is sooner computed, whatever the model."""
 
 GPU_MODES: Final = ("auto", "copy", "node", "off")
-"""How KV gets into and out of a GPU: by the node, and by the engine's workers where it cannot; by these alone; by the node
-alone; not at all."""
+"""How KV gets into and out of a GPU: by the node, and by the engine's workers where it cannot; by these alone; by the
+node alone; not at all."""
 
 _KNOWN: Final = {"larder_socket", "larder_endpoint", "larder_lookup_ms", "larder_pending_ms", "larder_gpu"}
 

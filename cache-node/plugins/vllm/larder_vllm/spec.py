@@ -86,23 +86,25 @@ class LarderOffloadingSpec(OffloadingSpec):
         """A worker's side, its connection under way. One that cannot copy stays unconnected: nothing is then leased to
         this engine, and it computes as if alone."""
         shape = self._shape
-        layout = PartLayout.of(arrays_of(kv_caches), shape.blocks_per_chunk, shape.rank, shape.part_bytes)
         try:
+            layout = PartLayout.of(arrays_of(kv_caches), shape.blocks_per_chunk, shape.rank, shape.part_bytes)
             transfers, handover = self.make_transfers(layout)
         except LayoutFault as fault:
             log.error("larder: this worker shares no KV: %s", fault)
-            return LarderWorker(layout, movers.none(), close=self._close)
+            return LarderWorker(shape.blocks_per_chunk, movers.none(), self._close)
         self._connect("worker", shape.rank, transfers, handover)
-        return LarderWorker(layout, transfers, handover, self._close)
+        return LarderWorker(shape.blocks_per_chunk, transfers, self._close)
 
     def make_transfers(self, layout: PartLayout) -> tuple[Transfers, NodeHandover | None]:
         """How this worker's transfers are carried out; tests put a faulty way in its place."""
         ordinal = layout.ordinal
         if ordinal is None:
             return movers.in_host(layout), None
-        return movers.in_gpu(
-            layout, self._settings.gpu, lambda: int(torch.cuda.current_stream(ordinal).cuda_stream), self._identity.moves,
-        )
+
+        def current_stream() -> int:
+            return int(torch.cuda.current_stream(ordinal).cuda_stream)
+
+        return movers.in_gpu(layout, self._settings.gpu, current_stream, self._identity.moves)
 
     def _connect(self, role: str, rank: int, sink: Sink, handover: NodeHandover | None = None) -> None:
         hello = wire.Hello(

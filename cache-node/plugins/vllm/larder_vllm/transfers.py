@@ -231,9 +231,10 @@ class Transfers:
     # === any thread
 
     def settled(self, job: Job, reason: str | None, again: bool) -> None:
-        """The node has done a job that it was given, or not and nothing of it moves any more; ``again``: it may be copied."""
+        """The node has done a job that it was given, or not and nothing of it moves any more; ``again``: it may be
+        copied here."""
         if reason is None:
-            job.by_node, job.bytes = True, 0
+            job.by_node = True
         elif again:
             job.by_hand = True
             self._queues[job.load].put(job)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 
 VERSIONS: Final = [1, 2, 3]
-"""Wire versions this plugin speaks. A node of version 1 never says ``pending``; one of version 2 copies nothing itself."""
+"""Wire versions this plugin speaks. A node of version 1 never says ``pending``, one of version 2 copies nothing."""
 
 GPU_VERSION: Final = 3
 """Since this version a node moves KV itself into and out of an engine's pages in a GPU."""

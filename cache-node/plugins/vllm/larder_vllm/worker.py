@@ -9,9 +9,8 @@ from vllm.v1.kv_offload.base import (
     CanonicalKVCaches, GPULoadStoreSpec, LoadStoreSpec, OffloadingWorker, TransferResult,
 )
 
-from larder_vllm.handover import NodeHandover
 from larder_vllm.jobs import LoadSpec, Outcome, StoreSpec
-from larder_vllm.layout import LayoutFault, PageArray, PartLayout
+from larder_vllm.layout import LayoutFault, PageArray
 from larder_vllm.transfers import Job, Transfers
 
 log = logging.getLogger("vllm.larder")
@@ -45,11 +44,10 @@ class LarderWorker(OffloadingWorker):
     told beside it: ``take_outcomes`` for the scheduler, ``take_bad_blocks`` for vLLM's recomputation."""
 
     def __init__(
-        self, layout: PartLayout, transfers: Transfers, handover: NodeHandover | None = None,
-        close: Callable[[], None] = lambda: None,
+        self, blocks_per_chunk: int, transfers: Transfers, close: Callable[[], None] = lambda: None
     ) -> None:
         """``close`` ends the connection to the node."""
-        self._layout, self.transfers, self.handover, self._close = layout, transfers, handover, close
+        self._per_chunk, self.transfers, self._close = blocks_per_chunk, transfers, close
         self._lock = threading.Lock()
         self._outcomes: dict[int, Outcome] = {}
         self._bad_blocks: set[int] = set()
@@ -74,7 +72,7 @@ class LarderWorker(OffloadingWorker):
         return True
 
     def _skip(self, pages: GPULoadStoreSpec) -> int:
-        return int(pages.block_indices[0]) % self._layout.blocks_per_chunk if len(pages.block_ids) else 0
+        return int(pages.block_indices[0]) % self._per_chunk if len(pages.block_ids) else 0
 
     def get_finished(self) -> list[TransferResult]:
         finished = self.transfers.take_finished()
@@ -90,7 +88,7 @@ class LarderWorker(OffloadingWorker):
         """Blocks of the first failed chunk and of all after it: no later one is of use without it."""
         if not job.failed:
             return []
-        first = min(job.failed) * self._layout.blocks_per_chunk - job.skip
+        first = min(job.failed) * self._per_chunk - job.skip
         return [int(block) for block in job.blocks[max(first, 0) :]]
 
     def take_outcomes(self) -> dict[int, Outcome]:

@@ -1,7 +1,7 @@
 """A worker with its pages in an emulated GPU, a real cache node beside it, and a scheduler that only speaks the wire.
 
 The plugin's own code runs here as in vLLM, below ``worker.py``; neither vLLM nor torch is there. This process allocates
-the "KV cache" by the driver, as torch would. ``LARDER_TEST_NODE`` names the node's program and ``LARDER_TEST_EMULATOR`` the
+the "KV cache" by the driver, as torch would. ``LARDER_TEST_NODE`` names the node's program, ``LARDER_TEST_EMULATOR`` the
 emulator's library (``kernels/emulator``). With ``LARDER_REAL_CUDA=1`` the same on a GPU, as far as it needs no knobs.
 """
 
@@ -239,7 +239,8 @@ class Node:
         assert NODE and EMULATOR
         driver = {} if REAL else {"LARDER_LIBCUDA": EMULATOR, "LARDER_EMULATOR_KNOBS": str(self.knobs_file)}
         environment = {**os.environ, **driver, **variables}
-        self.process = subprocess.Popen([NODE, "--config", str(config)], env=environment, stdout=subprocess.PIPE, text=True)
+        command = [NODE, "--config", str(config)]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.process.stdout.readline()
         self.address = self.process.stdout.readline().strip().removeprefix("control on ")
@@ -286,8 +287,8 @@ class Engine:
     """One rank's worker and its scheduler, connected to a node."""
 
     def __init__(
-        self, node_socket: Path, cache: Cache, mode: str = "auto", name: str = "e", mover_class: type[GpuMover] = GpuMover,
-        moves: str | None = None, world: int = 1, first: "Engine | None" = None,
+        self, node_socket: Path, cache: Cache, mode: str = "auto", name: str = "e",
+        mover_class: type[GpuMover] = GpuMover, moves: str | None = None, world: int = 1, first: "Engine | None" = None,
     ) -> None:
         """``first``: rank 0 of the same engine, which has its scheduler; this one is rank 1 then."""
         rank, self._world = 1 if first else 0, world
@@ -367,7 +368,7 @@ class Engine:
         span = slice(first, first + count)
         # Two leases' parts, as after a grant and a lookup that went further.
         half = count // 2
-        parts = [(lease.lease, first, half), (lease.lease, first + half, count - half)] if half else [(lease.lease, first, count)]
+        parts = [(lease.lease, first, half), (lease.lease, first + half, count - half)][0 if half else 1 :]
         job = Job(self.number(), True, 0, self.session, np.array(lease.slots[span], np.uint32),
                   np.array(lease.generations[span], np.uint64), parts, np.array(blocks, np.int32), skip)
         self.transfers.submit(job)

@@ -1,6 +1,6 @@
-"""The worker's code with pages in an emulated GPU and a real node: every byte, touched and untouched, however it is moved.
+"""The worker's code with pages in an emulated GPU and a real node: every byte, touched or not, however it is moved.
 
-Needs ``LARDER_TEST_NODE`` and ``LARDER_TEST_EMULATOR`` (``gpu_world.py``), msgspec and numpy; neither vLLM, torch nor a GPU.
+Needs ``LARDER_TEST_NODE`` and ``LARDER_TEST_EMULATOR`` (``gpu_world.py``), msgspec and numpy; no vLLM, torch or GPU.
 What no emulator shows: a real driver's own rules, and speed. ``LARDER_REAL_CUDA=1`` runs what it can on a GPU.
 """
 
@@ -81,6 +81,7 @@ class World(unittest.TestCase):
         cache.fill(2 * seed + 1)
         job = engine.finish(engine.submit_load(engine.lookup(keys), TO, skip=1))
         self.assertEqual(job.failed, set())
+        self.assertEqual(job.bytes, len(TO) * cache.part_bytes // 4)
         cache.expect(stored, TO, skip=1)
         self.assertEqual(cache.wrong_bytes(), 0)
 
@@ -291,8 +292,8 @@ class FallingBack(World):
 
     @emulated
     def test_a_node_whose_memory_is_not_pinned(self) -> None:
-        # It pins its kernels' notes first, then its slab and the region at once: which of these fails is not known before,
-        # so nodes are started until both have. Then loads, or stores, are never done by the node.
+        # It pins its kernels' notes first, then its slab and the region at once: which of these fails nobody knows
+        # before, so nodes are started until both have. Then loads, or stores, are never done by the node.
         failed: set[str] = set()
         for _ in range(30):
             node = self.node(LARDER_EMULATOR_FAIL="cuMemHostRegister_v2:2:2")

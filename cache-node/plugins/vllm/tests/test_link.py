@@ -1,4 +1,4 @@
-"""What a connection does beyond sending and hearing: descriptors with a message, and knowing when the other process has ended."""
+"""What a connection does beyond sending and hearing: descriptors with a message, and seeing the other process end."""
 
 import os
 import select

@@ -5,6 +5,7 @@ it. What is not shown: that a real CUDA tensor and stream answer as these do.
 """
 
 import ctypes
+import os
 import types
 import unittest
 from collections.abc import Iterator
@@ -94,8 +95,9 @@ class OnVllm(unittest.TestCase):
             self.addCleanup(engine.close)
             if mode == "auto":
                 engine.attached(node)
-            worker = LarderWorker(layout, transfers, handover)
-            worker.submit_store(1, GPULoadStoreSpec(FROM, [8], [0]), StoreSpec(5, engine.session, np.array([0, 1], np.uint32)))
+            worker = LarderWorker(PER_CHUNK, transfers)
+            slots = np.array([0, 1], np.uint32)
+            worker.submit_store(1, GPULoadStoreSpec(FROM, [8], [0]), StoreSpec(5, engine.session, slots))
             until(worker.get_finished)
             outcome = worker.take_outcomes()[5]
             self.assertEqual((outcome.failed, outcome.by_node, outcome.fallbacks), (set(), int(mode == "auto"), 0))
@@ -117,12 +119,33 @@ class OnVllm(unittest.TestCase):
         cache = Cache(self.emulator, SETUPS[0])
         cache.fill(1)
         with stream_of(cache, []):
-            transfers, handover = self.spec("copy").make_transfers(cache.layout())
-            worker = LarderWorker(cache.layout(), transfers, handover)
+            transfers, _ = self.spec("copy").make_transfers(cache.layout())
+            worker = LarderWorker(PER_CHUNK, transfers)
             load = LoadSpec(6, None, np.zeros(2, np.uint32), np.zeros(2, np.uint64))
             worker.submit_load(2, load, GPULoadStoreSpec(TO, [7], [PER_CHUNK + 1]))
             until(worker.get_finished)
         self.assertEqual(worker.take_bad_blocks(), set(TO))
+        self.assertEqual(cache.wrong_bytes(), 0)
+
+    def test_a_worker_that_cannot_copy_is_not_connected_and_harms_nobody(self) -> None:
+        cache = Cache(self.emulator, SETUPS[0])
+        cache.fill(1)
+        shape = types.SimpleNamespace(blocks_per_chunk=PER_CHUNK, rank=0, part_bytes=cache.part_bytes)
+        unknown = {"driver": (caches(cache), 0), "pages of a chunk": (caches(cache), 1), "xpu": (caches(cache, "xpu:0"), 0)}
+        for says, (pages, more) in unknown.items():
+            spec = self.spec("auto")
+            spec._shape = types.SimpleNamespace(**{**vars(shape), "part_bytes": cache.part_bytes + more})  # type: ignore
+            spec._connect = mock.Mock()  # type: ignore[method-assign]
+            with self.subTest(says), stream_of(cache, []), self.assertLogs("vllm.larder") as logged:
+                library = "no/such/libcuda.so" if says == "driver" else os.environ["LARDER_LIBCUDA"]
+                with mock.patch.dict(os.environ, LARDER_LIBCUDA=library):
+                    worker = spec.get_worker(pages)
+                assert isinstance(worker, LarderWorker)
+                self.assertIn(says, logged.output[0])
+                spec._connect.assert_not_called()
+                worker.submit_store(1, GPULoadStoreSpec(FROM, [8], [0]), StoreSpec(5, b"s", np.array([0, 1], np.uint32)))
+                until(worker.get_finished)
+                self.assertEqual(worker.take_outcomes()[5].failed, {0, 1})
         self.assertEqual(cache.wrong_bytes(), 0)
 
     def test_sleep_mode_keeps_the_node_out(self) -> None:

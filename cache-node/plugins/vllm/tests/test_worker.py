@@ -153,7 +153,7 @@ class Copies(WithNode):
         self.part = PAGE * LAYERS * blocks_per_chunk
         self.kv = caches()
         layout = PartLayout.of(arrays_of(self.kv), blocks_per_chunk, rank, self.part)
-        self.worker = LarderWorker(layout, Transfers(mover_class(layout)))
+        self.worker = LarderWorker(blocks_per_chunk, Transfers(mover_class(layout)))
         self.addCleanup(self.worker.shutdown)
         self.link("worker", self.worker.transfers, register(self.part, world=rank + 1))
         until(lambda: self.worker.transfers.mapping(b"s" * 16) is not None)
