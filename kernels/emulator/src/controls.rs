@@ -112,6 +112,17 @@ extern "C" fn larder_emulator_calls(name: *const c_char) -> u64 {
     state().knobs.count(&name.to_string_lossy())
 }
 
+/// Makes memory of this process device memory where it lies: an engine that computes on the CPU then has its KV cache in
+/// the "GPU". Answers a code of the driver's.
+///
+/// # Safety
+/// The memory is the caller's, mapped readable and writable, nobody writes there meanwhile, and it is not given back.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn larder_emulator_adopt(at: u64, bytes: u64) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { state().device.write().adopt(at, bytes as usize) }.err().unwrap_or(0)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn larder_emulator_left() -> u64 {
     state().left() as u64

@@ -69,6 +69,18 @@ impl Device {
         Ok(at)
     }
 
+    /// Makes host memory of this process device memory, whole pages of it, in its place.
+    ///
+    /// # Safety
+    /// As for [`Mapping::adopt`].
+    pub(crate) unsafe fn adopt(&mut self, at: u64, bytes: usize) -> Answer {
+        // SAFETY: the caller's promise.
+        let mapping = unsafe { Mapping::adopt(at as usize, bytes) }?;
+        let (at, bytes) = (mapping.address(), mapping.bytes());
+        self.allocations.insert(at, Allocation { bytes, origin: Origin::Whole { mapping, imported: false } });
+        Ok(())
+    }
+
     /// Adds what another process made.
     pub(crate) fn import(&mut self, mapping: Mapping) -> u64 {
         let (at, bytes) = (mapping.address(), mapping.bytes());

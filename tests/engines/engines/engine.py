@@ -20,10 +20,11 @@ class Vllm:
     def __init__(
         self, name: str, bin_dir: Path, model: Path, socket: Path, folder: Path, cores: set[int],
         faults: Path | None = None, extra: dict[str, Any] | None = None, arguments: tuple[str, ...] = (),
-        policy: str = "recompute",
+        policy: str = "recompute", driver: Path | None = None,
     ) -> None:
         """``faults``: a directory; the engine then runs the plugin with ``larder_faults``. ``extra``: more of the
-        connector's configuration; ``arguments``: of the command; ``policy``: for failed loads."""
+        connector's configuration; ``arguments``: of the command; ``policy``: for failed loads. ``driver``: the emulator's
+        library; the engine then has its KV cache in the emulated GPU (``larder_emulated``)."""
         self.name = name
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -33,12 +34,15 @@ class Vllm:
         }
         if faults is not None:
             connector_extra |= {"spec_name": "FaultySpec", "spec_module_path": "larder_faults"}
+        if driver is not None:
+            connector_extra |= {"spec_name": "EmulatedSpec", "spec_module_path": "larder_emulated"}
         self._command = [*self._command_of(bin_dir, model, connector_extra, policy), *arguments]
         self._environment = {
             "PYTHONPATH": f"{PLUGIN}:{INSIDE}", "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1", "PYTHONHASHSEED": "0", "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "LARDER_FAULTS": str(faults or ""),
+            "LARDER_LIBCUDA": str(driver or ""),
         }
         self._cores = cores
         self.start()

@@ -18,8 +18,10 @@ class Node:
         self.url = f"http://127.0.0.1:{self.port}"
         self.program: Program | None = None
 
-    def start(self, host: str = "512MiB", disk: Path | None = None, **keys: str) -> "Node":
-        """Starts it with an empty host tier. ``disk``: the directory of its disk tier, which takes every chunk at its
+    def start(
+        self, host: str = "512MiB", disk: Path | None = None, driver: Path | None = None, **keys: str
+    ) -> "Node":
+        """Starts it with an empty host tier. ``driver``: the emulator's library, which gives it a GPU. ``disk``: the directory of its disk tier, which takes every chunk at its
         first use. ``keys``: more lines of its configuration, values as TOML."""
         config = self._folder / "node.toml"
         lines = [
@@ -30,7 +32,9 @@ class Node:
         if disk is not None:
             lines += ["[disk]", f'path = "{disk}"', 'capacity = "1GiB"', 'segment = "64MiB"', "admit_uses = 0"]
         config.write_text("\n".join(lines) + "\n")
-        self.program = Program("node", [str(self._binary), "--config", str(config)], self._folder / "node.log")
+        environment = {"LARDER_LIBCUDA": str(driver)} if driver else {}
+        command = [str(self._binary), "--config", str(config)]
+        self.program = Program("node", command, self._folder / "node.log", environment)
         self.program.until(lambda: http_json.answers(f"{self.url}/healthz"), 20, "healthz")
         return self
 

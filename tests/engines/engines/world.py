@@ -70,8 +70,9 @@ class Case:
 class World:
     """What the cases work on."""
 
-    def __init__(self, folder: Path, node_binary: Path, proxy_binary: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, node_binary: Path, proxy_binary: Path, driver: Path) -> None:
+        """``driver``: the emulator's library."""
+        self.folder, self.driver = folder, driver
         self.bin_dir = install.environment()
         self.model = install.model(self.bin_dir, seed=0)
         self.faults = folder / "faults"
@@ -90,11 +91,11 @@ class World:
         model = more.pop("model", self.model)
         return Vllm(name, self.bin_dir, model, self.node.socket, self.folder, cores, **more)
 
-    def restart_node(self, disk: Path | None = None, **keys: str) -> None:
+    def restart_node(self, disk: Path | None = None, driver: Path | None = None, engines: int = 2, **keys: str) -> None:
         """kill -9, and a node with an empty host tier; the engines find it by themselves."""
         self.node.kill()
-        self.node.start(disk=disk, **keys)
-        self.node.wait_for_engines(2)
+        self.node.start(disk=disk, driver=driver, **keys)
+        self.node.wait_for_engines(engines)
 
     @contextmanager
     def only(self, engine: Vllm) -> Iterator[None]:

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -12,6 +13,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
 use crate::code::{Answer, INVALID_VALUE, OUT_OF_MEMORY};
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
 
 /// What new memory holds.
 pub const POISON: u8 = 0xdb;
@@ -58,6 +62,35 @@ impl Mapping {
             return Err(INVALID_VALUE);
         }
         Self::map(file.into(), bytes)
+    }
+
+    /// Puts a memfd in the place of memory of this process, whole pages of it, with what they hold.
+    ///
+    /// # Safety
+    /// The pages are mapped readable and writable, nobody writes there meanwhile, and nobody needs them after this is
+    /// dropped.
+    pub(super) unsafe fn adopt(at: usize, bytes: usize) -> Answer<Self> {
+        let start = at / PAGE * PAGE;
+        let length = at.checked_add(bytes).ok_or(INVALID_VALUE)?.next_multiple_of(PAGE) - start;
+        let (place, bytes) =
+            (NonZeroUsize::new(start).ok_or(INVALID_VALUE)?, NonZeroUsize::new(length).ok_or(INVALID_VALUE)?);
+        let fd = memfd_create("larder-emulator-adopted", MFdFlags::MFD_CLOEXEC).map_err(|_| OUT_OF_MEMORY)?;
+        let file = File::from(fd);
+        file.set_len(length as u64).map_err(|_| OUT_OF_MEMORY)?;
+        for page in (0..length).step_by(PAGE) {
+            // SAFETY: the caller's promise: these pages are readable, and nobody writes there.
+            let held = unsafe { std::slice::from_raw_parts((start + page) as *const u8, PAGE) };
+            // A large cache is empty at first, and stays without memory.
+            if held.iter().any(|byte| *byte != 0) {
+                file.write_all_at(held, page as u64).map_err(|_| OUT_OF_MEMORY)?;
+            }
+        }
+        let fd = OwnedFd::from(file);
+        let (protection, flags) =
+            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED);
+        // SAFETY: replaces pages by ones with the same bytes, of which the caller promised that they may be.
+        let found = unsafe { mmap(Some(place), bytes, protection, flags, &fd, 0) };
+        Ok(Self { start: found.map_err(|_| OUT_OF_MEMORY)?.cast(), bytes, fd })
     }
 
     fn map(fd: OwnedFd, bytes: usize) -> Answer<Self> {
