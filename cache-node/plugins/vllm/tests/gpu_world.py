@@ -292,6 +292,7 @@ class Engine:
     ) -> None:
         """``first``: rank 0 of the same engine, which has its scheduler; this one is rank 1 then."""
         rank, self._world = 1 if first else 0, world
+        self._ended: list[Job] = []
         self.cache, self._numbers = cache, first._numbers if first else itertools.count(1)
         self.transfers, self.handover = movers.in_gpu(
             cache.layout(rank), mode, lambda: cache.stream, moves, mover_class=mover_class,
@@ -375,11 +376,9 @@ class Engine:
         return job
 
     def finish(self, job: Job) -> Job:
-        found: list[Job] = []
-
         def ended() -> bool:
-            found.extend(self.transfers.take_finished())
-            return job in found
+            self._ended.extend(self.transfers.take_finished())
+            return job in self._ended
 
         until(ended, "the end of a transfer")
         return job

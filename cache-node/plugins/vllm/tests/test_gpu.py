@@ -5,6 +5,7 @@ What no emulator shows: a real driver's own rules, and speed. ``LARDER_REAL_CUDA
 """
 
 import logging
+import random
 import subprocess
 import sys
 import unittest
@@ -104,6 +105,38 @@ class EveryByte(World):
                 engine = self.engine(node, self.cache(setup), "copy")
                 self.right(engine)
                 self.assertEqual((node.stat("saves_total"), node.stat("fetches_total")), (0, 0))
+
+    def test_loads_and_stores_at_once(self) -> None:
+        """Rounds of four transfers that are under way together, drawn from a seed, into an image of what must be there."""
+        for mode, setup in (("auto", SETUPS[0]), ("auto", SETUPS[5]), ("copy", SETUPS[1]), ("copy", SETUPS[2])):
+            with self.subTest(mode=mode, setup=setup.name):
+                engine = self.engine(self.node(), self.cache(setup), mode)
+                cache, draw, held = engine.cache, random.Random(7), dict[bytes, bytes]()
+                for round in range(12):
+                    if round % 4 == 0:
+                        cache.fill(100 + round)
+                    blocks = draw.sample(range(BLOCKS), BLOCKS)
+                    stores, loads = [], []
+                    for place in range(2):
+                        own = [blocks.pop() for _ in range(4)]
+                        key = b"round %d store %d" % (round, place)
+                        stores.append((engine.submit_store([place], own), key, place, cache.chunks(own)))
+                        skip = draw.randrange(4)
+                        if held:
+                            wanted = draw.choice(sorted(held))
+                            own = [blocks.pop() for _ in range(4 - skip)]
+                            job = engine.submit_load(engine.lookup([wanted]), own, skip)
+                            loads.append((job, wanted, own, skip))
+                    for job, wanted, own, skip in loads:
+                        self.assertEqual((engine.finish(job).failed, job.by_node), (set(), mode == "auto"))
+                        cache.expect([held[wanted]], own, skip)
+                    for job, key, slot, (chunk,) in stores:
+                        self.assertEqual((engine.finish(job).failed, job.by_node), (set(), mode == "auto"))
+                        engine.commit([key], [slot])
+                        held[key] = chunk
+                    self.assertEqual(cache.wrong_bytes(), 0, f"round {round}")
+                for key, chunk in held.items():
+                    self.assertEqual(engine.held([key]), [chunk])
 
     def test_two_ranks_have_a_part_of_each_chunk(self) -> None:
         for mode in ("auto", "copy"):
