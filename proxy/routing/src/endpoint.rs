@@ -44,13 +44,15 @@ const OVERDUE_SHARE: f64 = 0.25;
 pub(crate) struct Capacity {
     reported: f64,
     modelled: f64,
+    /// Whether it was reported at all, and is not the pool's default.
+    pub(crate) known: bool,
 }
 
 impl Capacity {
-    pub(crate) fn new(tokens: u64) -> Self {
+    pub(crate) fn new(tokens: u64, known: bool) -> Self {
         // A zero would divide nothing, but an endpoint without any KV does not exist.
         let tokens = tokens.max(1) as f64;
-        Capacity { reported: tokens, modelled: tokens }
+        Capacity { reported: tokens, modelled: tokens, known }
     }
 
     pub(crate) fn tokens(&self) -> f64 {
@@ -106,7 +108,7 @@ impl Endpoint {
             holder,
             queued: None,
             epoch: 0,
-            capacity: Capacity::new(kv_tokens),
+            capacity: Capacity::new(kv_tokens, false),
             filled: false,
             ttft: TtftModel::empty(),
             load: Load::default(),

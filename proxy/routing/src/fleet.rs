@@ -5,6 +5,7 @@ mod export;
 mod fetch;
 mod finish;
 mod hold;
+mod memory;
 mod report;
 mod requests;
 mod room;
@@ -15,6 +16,7 @@ mod steal;
 pub use export::ExportCursor;
 pub use fetch::{Fetched, LinkSpec};
 pub use hold::{QueueFull, SubmitError, Submitted};
+use memory::Answers;
 use requests::Requests;
 
 use crate::endpoint::{Capacity, Endpoint};
@@ -64,6 +66,7 @@ pub struct Fleet {
     ttft: TtftModel,
     ttft_count: f64,
     price: Price,
+    answers: Answers,
     /// Of the latest request with a chain.
     run_bytes: u32,
     /// Requests that were not entered into the index for lack of room.
@@ -120,6 +123,7 @@ impl Fleet {
             ttft: TtftModel::new(settings.default_prefill_tokens_per_s),
             ttft_count: 0.0,
             price: Price::default(),
+            answers: Answers::default(),
             run_bytes: 0,
             unremembered: 0,
             scratch: Scratch::default(),
@@ -200,7 +204,7 @@ impl Fleet {
     /// Sets the KV capacity that the engine reports, in tokens, and drops what feedback had made of an earlier one.
     pub fn set_kv_tokens(&mut self, id: EndpointId, tokens: u64) {
         if let Some(endpoint) = self.endpoint_mut(id) {
-            (endpoint.capacity, endpoint.filled) = (Capacity::new(tokens), false);
+            (endpoint.capacity, endpoint.filled) = (Capacity::new(tokens, true), false);
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::policy::Needed;
 use crate::{EndpointId, Now, RouteRequest, Runner};
 
 /// Names a held request of one [`Fleet`](crate::Fleet). Unique for the life of the fleet.
@@ -25,9 +26,8 @@ pub(crate) struct Held {
     pub(crate) streamed: bool,
     pub(crate) exclude: Vec<EndpointId>,
     pub(crate) arrived: Now,
-    /// Seconds of prefill and of fetch that it needs where it waits, by the last look.
-    pub(crate) service_s: f64,
-    pub(crate) fetch_s: f64,
+    /// What it needs where it waits, by the last look.
+    pub(crate) needs: Needed,
     /// Leading elements that are cached there, by the last look.
     pub(crate) matched: u32,
     /// Leading elements that those who wait there before it bring.
@@ -164,12 +164,12 @@ impl Holds {
     }
 
     /// Moves a request to a place of an endpoint's queue; its turn among equals stays.
-    pub(crate) fn put(&mut self, id: HoldId, endpoint: u32, due: Now, (service_s, fetch_s): (f64, f64)) {
+    pub(crate) fn put(&mut self, id: HoldId, endpoint: u32, due: Now, needs: Needed) {
         let Some(slot) = self.slots.get_mut(id.slot as usize) else { return };
         let Some((held, place)) = slot.entry.as_mut().filter(|_| slot.generation == id.generation) else {
             return;
         };
-        (held.service_s, held.fetch_s) = (service_s, fetch_s);
+        held.needs = needs;
         let sequence = match *place {
             Place::Queue(at, key) => {
                 self.queues[at as usize].remove(&key);
@@ -246,7 +246,7 @@ impl Holds {
 
     /// Seconds of work that an endpoint's queue has ahead of a place due at `due`.
     pub(crate) fn ahead_s(&self, endpoint: u32, due: Now) -> f64 {
-        self.at(endpoint).take_while(|(key, _)| key.due <= due).map(|(_, held)| held.service_s).sum()
+        self.at(endpoint).take_while(|(key, _)| key.due <= due).map(|(_, held)| held.needs.service_s).sum()
     }
 
     /// Slots of endpoints that someone waits for.

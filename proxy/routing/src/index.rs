@@ -83,8 +83,9 @@ struct Place {
 /// Totals of one holder.
 struct Holder {
     live: bool,
-    /// Elements held.
+    /// Elements held, and of these pinned.
     held: u64,
+    in_use: u64,
     /// Evictable records, oldest first to go.
     free: List,
     /// Pinned records, in no order that matters.
@@ -93,7 +94,7 @@ struct Holder {
 
 impl Holder {
     const fn new(live: bool) -> Self {
-        Holder { live, held: 0, free: List::EMPTY, pinned: List::EMPTY }
+        Holder { live, held: 0, in_use: 0, free: List::EMPTY, pinned: List::EMPTY }
     }
 }
 
@@ -167,6 +168,11 @@ impl Index {
     /// Elements that a holder has.
     pub(crate) fn held(&self, holder: HolderId) -> u64 {
         self.holders[holder as usize].held
+    }
+
+    /// Elements that requests in flight use, each counted once.
+    pub(crate) fn in_use(&self, holder: HolderId) -> u64 {
+        self.holders[holder as usize].in_use
     }
 
     /// Segments, for tests of what is left.

@@ -9,6 +9,16 @@ use crate::price::Rates;
 use crate::random::Random;
 use crate::{PolicyKind, Reason};
 
+/// What a request needs of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Needed {
+    /// Seconds of work, and of these of fetch.
+    pub(crate) service_s: f64,
+    pub(crate) fetch_s: f64,
+    /// Of its memory, while it runs.
+    pub(crate) tokens: f64,
+}
+
 /// One candidate's terms.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
@@ -55,14 +65,20 @@ impl Terms {
         self.miss_s + self.fetch_s
     }
 
-    /// The same once it is its turn, with what comes there before.
-    pub(crate) fn needed_then(&self) -> (f64, f64) {
-        if self.coming > self.matched { (self.coming_s, 0.0) } else { self.needed() }
+    /// What it takes, as things are.
+    pub(crate) fn needed(&self) -> Needed {
+        let tokens = self.matched_tokens + self.uncached_tokens + self.fetch_tokens;
+        Needed { service_s: self.service_s(), fetch_s: self.fetch_s, tokens }
     }
 
-    /// Seconds of work, and of these of fetch.
-    pub(crate) fn needed(&self) -> (f64, f64) {
-        (self.service_s(), self.fetch_s)
+    /// The same once it is its turn, with what comes there before.
+    pub(crate) fn needed_then(&self) -> Needed {
+        let now = self.needed();
+        if self.coming > self.matched {
+            Needed { service_s: self.coming_s, fetch_s: 0.0, ..now }
+        } else {
+            now
+        }
     }
 }
 

@@ -85,6 +85,9 @@ pub struct Settings {
     /// Whether engines keep the KV of running requests, which then ages from their end (vLLM, SGLang: yes). Without, all
     /// of it may be evicted at any time and ages from dispatch: the caches of published simulations.
     pub pins_running: bool,
+    /// Whether a request waits at an engine until its KV fits beside that of those that run (vLLM, SGLang: yes). Counts
+    /// where engines pin what runs and say how much KV they have.
+    pub waits_for_memory: bool,
     /// Seed of random ties.
     pub seed: u64,
 }
@@ -112,6 +115,7 @@ impl Default for Settings {
             // Long enough for an engine's first batches, short enough not to be missed.
             slow_start_s: 10.0,
             pins_running: true,
+            waits_for_memory: true,
             seed: 0,
         }
     }

@@ -47,6 +47,7 @@ impl FleetRouter {
             min_fetch_tokens: 0,
             max_held: setup.max_held,
             pins_running: cluster.memory != Memory::Lru,
+            waits_for_memory: cluster.memory == Memory::Admission,
             seed: setup.seed,
             ..Settings::default()
         });

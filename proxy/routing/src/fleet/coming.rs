@@ -38,7 +38,12 @@ impl Fleet {
         let miss_s = uncached_tokens * token_s;
         let then = Terms { uncached_tokens, miss_s, fetch_tokens: 0.0, fetch_s: 0.0, ..terms };
         let due = pool.now.plus(self.overtaken_s(pool, terms.service_s()));
-        let then = self.weighed_by(then, endpoint.load.wait_s(miss_s, pool.now), due, rates);
+        let then = self.weighed_by(
+            then,
+            endpoint.load.wait_s(miss_s, pool.now).max(self.memory_wait_s(endpoint, prompt.tokens)),
+            due,
+            rates,
+        );
         if then.cost_s >= terms.cost_s {
             return terms;
         }
@@ -91,7 +96,7 @@ impl Fleet {
         let gaining: Vec<_> = gaining.take(PROMOTIONS).collect();
         for (key, arrived) in gaining {
             let Some(needed) = self.needed_at(key.id, slot, now) else { continue };
-            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.0));
+            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.service_s));
             if due < key.due {
                 self.holds.put(key.id, slot, due, needed);
             }

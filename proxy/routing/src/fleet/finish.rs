@@ -16,10 +16,10 @@ impl Fleet {
     /// Ignored for unstreamed requests, for a second call, and for a ticket of another fleet.
     pub fn first_token(&mut self, ticket: &Ticket, now: Now) {
         let Some(request) = self.requests.get_mut(ticket) else { return };
-        if request.first_token_seen || !request.streamed {
+        if request.first_token_at.is_some() || !request.streamed {
             return;
         }
-        request.first_token_seen = true;
+        request.first_token_at = Some(now);
         let slot = self.slots.get_mut(request.endpoint.slot as usize);
         let Some(slot) = slot.filter(|slot| slot.generation == request.endpoint.generation) else { return };
         let Some(endpoint) = slot.endpoint.as_mut() else { return };
@@ -57,7 +57,7 @@ impl Fleet {
         };
         let completed = matches!(outcome, Outcome::Completed { .. });
         self.give_up_fetch(&request, ticket.slot, now);
-        if completed && !request.first_token_seen {
+        if completed && request.first_token_at.is_none() {
             self.stored(request.endpoint, &request.chain);
         }
         if let Some(endpoint) = self.endpoint_mut(request.endpoint) {
@@ -70,8 +70,11 @@ impl Fleet {
                 self.compare(&request, usage);
             }
         }
+        if let Some(at) = request.first_token_at.filter(|_| completed) {
+            self.answers.observe(now.since(at));
+        }
         // The time that a load of KV takes says nothing about prefill.
-        if completed && !request.staged {
+        if completed && !request.staged && !request.waits_for_memory {
             self.time(&request, usage);
         }
         self.requests.recycle(request.chain);

@@ -11,7 +11,7 @@ use super::route::{Choice, Prompt};
 use super::{Fleet, Pool};
 use crate::endpoint::Endpoint;
 use crate::hold::{Held, HoldId, Key};
-use crate::policy::{Pick, Terms};
+use crate::policy::{Needed, Pick, Terms};
 use crate::{Decision, EndpointId, NoEndpoint, Now, PolicyKind, Reason, RouteRequest};
 
 /// How long before an engine is due to be free the next request is sent, in seconds: covers the way from proxy to
@@ -72,9 +72,6 @@ pub struct QueueFull {
     /// Seconds until the endpoint that would have been chosen can turn to one more, 1 or more.
     pub retry_after_s: f64,
 }
-
-/// Seconds of work, and of these of fetch.
-type Needed = (f64, f64);
 
 impl Fleet {
     /// Chooses an endpoint as [`Fleet::route`] does, and sends the request there now or holds it back.
@@ -154,7 +151,7 @@ impl Fleet {
     pub fn next_wake(&self, now: Now) -> Option<Now> {
         let waits = self.holds.waited_for().filter_map(|slot| {
             let endpoint = self.slots.get(slot as usize)?.endpoint.as_ref()?;
-            let fetch_s = self.holds.at(slot).next().map_or(0.0, |(_, held)| held.fetch_s);
+            let fetch_s = self.holds.at(slot).next().map_or(0.0, |(_, held)| held.needs.fetch_s);
             Some(self.starts_s(endpoint, fetch_s, endpoint.load.due_s(now), now).max(0.0))
         });
         // Once an engine is due, only its first token says more: to look again is worth a quarter of a second.
@@ -207,7 +204,7 @@ impl Fleet {
 
     /// Whether an endpoint has nobody waiting for it and could take something.
     pub(super) fn is_idle(&self, slot: u32, room: &Room, now: Now) -> bool {
-        self.holds.is_empty_at(slot) && self.can_start((slot, (0.0, 0.0)), room, now)
+        self.holds.is_empty_at(slot) && self.can_start((slot, Needed::default()), room, now)
     }
 
     pub(super) fn width_at(&self, slot: u32) -> usize {
@@ -218,11 +215,13 @@ impl Fleet {
     /// lets it pass, or is not one to hold requests back for.
     pub(super) fn can_start(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
         let endpoint = self.slots.get(slot as usize).and_then(|slot| slot.endpoint.as_ref());
-        let (service_s, fetch_s) = needed;
+        let Needed { service_s, fetch_s, tokens } = needed;
         endpoint.is_none_or(|endpoint| {
             let due = || {
-                self.starts_s(endpoint, fetch_s, endpoint.load.backlog_s(now), now) <= 0.0
-                    || (fetch_s <= 0.0 && endpoint.load.lets_pass(service_s, now))
+                let memory_s = self.memory_wait_s(endpoint, tokens);
+                let backlog_s = endpoint.load.backlog_s(now).max(memory_s);
+                self.starts_s(endpoint, fetch_s, backlog_s, now) <= 0.0
+                    || (fetch_s <= 0.0 && memory_s <= 0.0 && endpoint.load.lets_pass(service_s, now))
             };
             self.has_room(endpoint, room) && (!self.may_hold() || !endpoint.foresight.holds() || due())
         })
@@ -247,7 +246,7 @@ impl Fleet {
                 return Some((key.id, slot));
             }
             // What was a hit is none any more.
-            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.0));
+            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.service_s));
             self.holds.put(key.id, slot, due, needed);
         }
         None
@@ -257,7 +256,7 @@ impl Fleet {
     /// endpoint that works on several prompts, the first that fits beside them.
     fn ready_at(&self, slot: u32, room: &Room, now: Now) -> Option<Key> {
         let looks = if self.width_at(slot) > 1 { FIT_LOOKS } else { 1 };
-        let fits = |held: &Held| self.can_start((slot, (held.service_s, held.fetch_s)), room, now);
+        let fits = |held: &Held| self.can_start((slot, held.needs), room, now);
         self.holds.at(slot).take(looks).find(|(_, held)| fits(held)).map(|(key, _)| key)
     }
 
@@ -285,8 +284,7 @@ impl Fleet {
             streamed: request.streamed,
             exclude: request.exclude.to_vec(),
             arrived: now,
-            service_s: chosen.needed_then().0,
-            fetch_s: chosen.needed_then().1,
+            needs: chosen.needed_then(),
             matched: chosen.matched,
             coming: chosen.coming,
             announced: false,
@@ -349,7 +347,7 @@ impl Fleet {
             let key = self.holds.first_at(slot)?;
             let arrived = self.holds.get(key.id)?.arrived;
             let needed = self.needed_at(key.id, slot, now)?;
-            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.0));
+            let due = arrived.plus(self.overtaken_s(&self.pool(now), needed.service_s));
             if due.since(key.due) <= SAME_PLACE_S {
                 return Some(key);
             }

@@ -29,7 +29,9 @@ pub(super) struct InFlight {
     pub(super) uncached_tokens: f64,
     pub(super) streamed: bool,
     pub(super) routed_at: Now,
-    pub(super) first_token_seen: bool,
+    pub(super) first_token_at: Option<Now>,
+    /// There may not have been memory for it when it was sent: when its prefill began is not known.
+    pub(super) waits_for_memory: bool,
     /// KV for it was put at the endpoint's hand: what it finds says nothing about what it keeps.
     pub(super) staged: bool,
     /// Seconds from its dispatch to its first token, as foreseen then.

@@ -149,7 +149,8 @@ impl Fleet {
             coming_s: 0.0,
             cost_s: 0.0,
         };
-        let wait_s = |terms: &Terms| endpoint.load.wait_s(terms.miss_s, pool.now);
+        let memory_s = self.memory_wait_s(endpoint, prompt.tokens);
+        let wait_s = |terms: &Terms| endpoint.load.wait_s(terms.miss_s, pool.now).max(memory_s);
         let computed = self.weighed(terms, wait_s(&terms), &rates, pool);
         let Some(offer) = self.offer(endpoint, prompt, (matched, matched_tokens), pool) else {
             return self.with_coming(computed, endpoint, (prompt, matched), &rates, pool);
@@ -190,11 +191,12 @@ impl Fleet {
         let chosen = terms[pick.index];
         let id = EndpointId { slot: chosen.slot, generation: self.slots[chosen.slot as usize].generation };
         let slot = self.requests.next_slot();
+        let memory_s = self.endpoint(id).map_or(0.0, |e| self.memory_wait_s(e, prompt.tokens));
         let endpoint = self.slots[chosen.slot as usize].endpoint.as_mut();
         let endpoint = endpoint.expect("a candidate is a live endpoint");
         let uncached = chosen.uncached_tokens.round() as u64;
         let fetch_s = chosen.link_wait_s + chosen.fetch_s;
-        let wait_s = endpoint.load.wait_s(chosen.miss_s, now);
+        let wait_s = endpoint.load.wait_s(chosen.miss_s, now).max(memory_s);
         let begins_s = if chosen.fetch_tokens > 0.0 { wait_s.max(fetch_s) } else { wait_s };
         let foreseen_s = begins_s + chosen.base_s + chosen.miss_s;
         let ready = if chosen.fetch_tokens > 0.0 { now.plus(fetch_s) } else { now };
@@ -230,7 +232,8 @@ impl Fleet {
             uncached_tokens: chosen.uncached_tokens,
             streamed: request.streamed,
             routed_at: now,
-            first_token_seen: false,
+            first_token_at: None,
+            waits_for_memory: memory_s > 0.0,
             staged: false,
             foreseen_s,
             prefill_s: None,

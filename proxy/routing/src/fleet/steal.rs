@@ -47,14 +47,14 @@ impl Fleet {
             let prompt = self.measure(&held.request());
             let Some(there) = self.terms_at(chance.endpoint, &pool, &prompt, &matched) else { continue };
             let there = if held.coming > there.matched {
-                Terms { miss_s: held.service_s, fetch_s: 0.0, fetch_tokens: 0.0, ..there }
+                Terms { miss_s: held.needs.service_s, fetch_s: 0.0, fetch_tokens: 0.0, ..there }
             } else {
                 there
             };
             for (slot, wait_s) in &idle {
                 let Some(here) = self.terms_at(*slot, &pool, &prompt, &matched) else { continue };
                 let excluded = held.exclude.iter().any(|id| id.slot == *slot);
-                if self.width_at(*slot) > 1 && !self.can_start((*slot, here.needed()), &room, now) {
+                if !self.can_start((*slot, here.needed()), &room, now) {
                     continue;
                 }
                 let delay_s = |terms: &Terms, wait_s| Terms { wait_s, ..*terms }.begins_s();
@@ -73,15 +73,19 @@ impl Fleet {
         let mut chances = Vec::with_capacity(self.holds.len());
         for endpoint in self.holds.waited_for() {
             let Some((_, owner)) = self.endpoint_at(endpoint) else { continue };
-            let mut wait_s = owner.load.backlog_s(now);
+            let memory_s = self.memory_wait_s(owner, 0.0);
+            let mut wait_s = owner.load.backlog_s(now).max(memory_s);
             let link = owner.linked.and_then(|linked| self.links.get(linked.link));
             let link_wait_s = link.map_or(0.0, |link| link.wait_s(now));
             for (key, held) in self.holds.at(endpoint) {
-                let begins_s =
-                    if held.fetch_s > 0.0 { wait_s.max(link_wait_s + held.fetch_s) } else { wait_s };
-                let bound_s = begins_s + price * held.service_s;
+                let begins_s = if held.needs.fetch_s > 0.0 {
+                    wait_s.max(link_wait_s + held.needs.fetch_s)
+                } else {
+                    wait_s
+                };
+                let bound_s = begins_s + price * held.needs.service_s;
                 chances.push(Chance { bound_s, id: key.id, endpoint, wait_s });
-                wait_s += held.service_s;
+                wait_s += held.needs.service_s;
             }
         }
         chances.sort_by(|a, b| b.bound_s.total_cmp(&a.bound_s).then(a.id.cmp(&b.id)));

@@ -11,14 +11,17 @@ fn held(bytes: u64, service_s: f64) -> Held {
         streamed: true,
         exclude: Vec::new(),
         arrived: Now::ZERO,
-        service_s,
-        fetch_s: 0.0,
+        needs: needs(service_s),
         matched: 0,
         coming: 0,
         announced: false,
         runner_up: None,
         candidates: 2,
     }
+}
+
+fn needs(service_s: f64) -> Needed {
+    Needed { service_s, ..Needed::default() }
 }
 
 fn at(seconds: f64) -> Now {
@@ -34,9 +37,9 @@ fn the_earliest_due_is_first_and_equals_keep_their_order() {
     let order: Vec<HoldId> = holds.at(0).map(|(key, _)| key.id).collect();
     assert_eq!(order, [first, second, late]);
     assert_eq!((holds.ahead_s(0, at(5.0)), holds.ahead_s(0, at(4.9))), (6.0, 0.0));
-    holds.put(first, 0, at(5.0), (2.0, 0.0));
+    holds.put(first, 0, at(5.0), needs(2.0));
     assert_eq!(holds.first_at(0).unwrap().id, first, "a second look at the same place changes nothing");
-    holds.put(first, 1, at(5.0), (2.0, 0.0));
+    holds.put(first, 1, at(5.0), needs(2.0));
     assert_eq!((holds.len_at(0), holds.len_at(1)), (2, 1));
 }
 
@@ -47,7 +50,7 @@ fn an_id_of_a_request_that_is_gone_names_nobody() {
     assert!(holds.remove(gone).is_some());
     let next = holds.insert(held(8, 1.0), 0, at(1.0));
     assert_eq!(gone.slot, next.slot);
-    holds.put(gone, 3, at(0.0), (1.0, 0.0));
+    holds.put(gone, 3, at(0.0), needs(1.0));
     assert!(holds.remove(gone).is_none() && holds.get(gone).is_none());
     assert_eq!(holds.get(next).unwrap().prompt_bytes, 8);
 }
@@ -72,7 +75,7 @@ fn it_agrees_with_a_list_and_leaves_nothing_behind() {
             4 if !list.is_empty() => {
                 let pick = random.below(list.len());
                 let (endpoint, due) = (random.below(4) as u32, random.below(50) as f64);
-                holds.put(list[pick].0, endpoint, at(due), (1.0, 0.0));
+                holds.put(list[pick].0, endpoint, at(due), needs(1.0));
                 (list[pick].1, list[pick].2) = (Some(endpoint), due);
             }
             5 if step % 40 == 0 => {

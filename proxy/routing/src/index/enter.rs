@@ -121,6 +121,7 @@ impl Index {
             owner.free.unlink(&mut self.records, Lane::Holder, id);
             self.free.unlink(&mut self.records, Lane::All, id);
             owner.pinned.push_newest(&mut self.records, Lane::Holder, id);
+            owner.in_use += u64::from(length);
             self.pinned_bytes += PINNED_RECORD_BYTES + length as usize * size_of::<u64>();
         }
         self.records[id as usize].pins += 1;

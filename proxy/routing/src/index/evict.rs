@@ -74,6 +74,7 @@ impl Index {
         owner.held -= held as u64;
         if pinned {
             owner.pinned.unlink(&mut self.records, Lane::Holder, id);
+            owner.in_use -= held as u64;
             self.pinned_bytes -= PINNED_RECORD_BYTES + held * size_of::<u64>();
         } else {
             owner.free.unlink(&mut self.records, Lane::Holder, id);

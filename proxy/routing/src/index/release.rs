@@ -96,8 +96,10 @@ impl Index {
         }
         record.pins = 0;
         let (holder, segment) = (record.holder, record.segment);
-        self.pinned_bytes -= PINNED_RECORD_BYTES + self.held_in(segment, holder) * size_of::<u64>();
+        let held = self.held_in(segment, holder);
+        self.pinned_bytes -= PINNED_RECORD_BYTES + held * size_of::<u64>();
         let owner = &mut self.holders[holder as usize];
+        owner.in_use -= held as u64;
         owner.pinned.unlink(&mut self.records, Lane::Holder, id);
         owner.free.push_newest(&mut self.records, Lane::Holder, id);
         self.free.push_newest(&mut self.records, Lane::All, id);

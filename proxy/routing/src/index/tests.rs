@@ -43,18 +43,21 @@ fn check(index: &Index) {
     }
     assert_eq!((heap, records), (index.heap_bytes, index.records.len()));
 
-    let (mut held, mut pinned_bytes) = (HashMap::<HolderId, u64>::new(), 0);
+    let mut pinned_bytes = 0;
+    let (mut held, mut in_use) = (HashMap::<HolderId, u64>::new(), HashMap::<HolderId, u64>::new());
     for record in &index.records {
         let count = index.held_in(record.segment, record.holder);
         *held.entry(record.holder).or_default() += count as u64;
         if record.pins > 0 {
             pinned_bytes += PINNED_RECORD_BYTES + 8 * count;
+            *in_use.entry(record.holder).or_default() += count as u64;
         }
     }
     assert_eq!(pinned_bytes, index.pinned_bytes);
     let mut free = 0;
     for (id, holder) in index.holders.iter().enumerate() {
         assert_eq!(holder.held, held.get(&(id as u32)).copied().unwrap_or(0));
+        assert_eq!(holder.in_use, in_use.get(&(id as u32)).copied().unwrap_or(0));
         free += members(index, &holder.free, Lane::Holder, |r| {
             r.pins == 0 && r.confirmed && r.holder == id as u32
         });
