@@ -17,6 +17,7 @@ class Node:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.program: Program | None = None
+        self._knobs = folder / "knobs"
 
     def start(
         self, host: str = "512MiB", disk: Path | None = None, driver: Path | None = None, **keys: str
@@ -32,7 +33,8 @@ class Node:
         if disk is not None:
             lines += ["[disk]", f'path = "{disk}"', 'capacity = "1GiB"', 'segment = "64MiB"', "admit_uses = 0"]
         config.write_text("\n".join(lines) + "\n")
-        environment = {"LARDER_LIBCUDA": str(driver)} if driver else {}
+        self._knobs.write_text("")
+        environment = {"LARDER_LIBCUDA": str(driver), "LARDER_EMULATOR_KNOBS": str(self._knobs)} if driver else {}
         command = [str(self._binary), "--config", str(config)]
         self.program = Program("node", command, self._folder / "node.log", environment)
         self.program.until(lambda: http_json.answers(f"{self.url}/healthz"), 20, "healthz")
@@ -67,6 +69,10 @@ class Node:
         """Until nothing is being written to disk, or brought up from there, and all of earlier runs is found."""
         until(lambda: not any(self.stats()[f"disk_{what}"] for what in ("writes", "loads", "unread_segments")), 30,
               "the node's disk to come to rest")
+
+    def hold_gpu(self) -> None:
+        """Its GPU begins nothing more: for as long as this node runs."""
+        self._knobs.write_text("hold")
 
     def flip(self, **what: int) -> None:
         """Flips one bit of a held chunk (``nth``, ``byte``, ``bit``)."""

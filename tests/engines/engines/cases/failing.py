@@ -15,7 +15,7 @@ from engines.world import Case, World, against_cold, loaded, whole_blocks
 ANSWER_SECONDS_MAX = 60.0
 
 
-class _Asking:
+class Asking:
     """A request under way on a thread."""
 
     def __init__(self, url: str, messages: Messages) -> None:
@@ -45,7 +45,7 @@ def _during_a_load(case: Case, world: World, messages: Messages, happens: Callab
     hold, held = world.faults / "hold", world.faults / "held"
     hold.touch()
     try:
-        asking = _Asking(world.b.url, messages)
+        asking = Asking(world.b.url, messages)
         until(held.exists, 30, "load of B half-way")
         happens()
     finally:
@@ -130,7 +130,7 @@ def stopped_client(world: World) -> Case:
     world.put(world.a, messages)
     before = world.b.external_hits()
     (world.faults / "stop").touch()
-    asking = _Asking(world.b.url, messages)
+    asking = Asking(world.b.url, messages)
     stopped: Path = world.faults / "stopped"
     until(stopped.exists, 30, "worker of B stopped half-way through a load")
     try:
