@@ -23,6 +23,8 @@ INDEX_ELEMENTS = 1_000_000
 FILL_MAX_S = 300
 # Streams whose first byte is timed for each run.
 STREAMS = 40
+# The targets that are Larder's proxy: the one built, and one to compare it with.
+LARDERS = ("larder", "before")
 # The issue's bars: CPU of Larder over CPU of the floor, by size of the prompt in KB.
 BARS = {1: 0.90, 32: 0.85, 400: 0.95}
 
@@ -63,6 +65,7 @@ def options():
     parser.add_argument("--threads", type=int, default=2, help="threads of each proxy")
     for program in ("larder", "floor", "answerer"):
         parser.add_argument("--" + program, metavar="PROGRAM", help="built by bench/wrk/run")
+    parser.add_argument("--before", metavar="PROGRAM", help="an earlier larder-proxy, the target `before`")
     return parser.parse_args()
 
 
@@ -112,19 +115,21 @@ class Target:
 
 
 def start(args, folder, engines, targets):
-    """Starts the targets; returns the port of Larder's admin listener."""
+    """Starts the targets; returns the ports of Larder's admin listeners."""
     upstreams = [f"127.0.0.1:{port}" for port in engines]
-    admin = free_port()
+    admins = []
     for name in args.targets.split(","):
         port = free_port()
         if name == "floor":
             command = [args.floor, str(port), str(args.threads), ",".join(upstreams)]
-        elif name == "larder":
+        elif name in LARDERS:
+            admins.append(free_port())
             endpoints = "".join(f'[[pool.endpoint]]\nurl = "http://{u}"\n' for u in upstreams)
-            config = folder / "larder.toml"
-            text = LARDER.format(port=port, admin=admin, threads=args.threads, endpoints=endpoints)
+            config = folder / f"{name}.toml"
+            text = LARDER.format(port=port, admin=admins[-1], threads=args.threads, endpoints=endpoints)
             config.write_text(text)
-            command = [args.larder, "--config", str(config)]
+            program = args.larder if name == "larder" else args.before
+            command = [program, "--config", str(config)]
         elif name == "nginx":
             config = folder / "nginx.conf"
             servers = "".join(f"server {u}; " for u in upstreams)
@@ -134,7 +139,7 @@ def start(args, folder, engines, targets):
         else:
             sys.exit(f"unknown target {name!r}")
         targets.append(Target(name, port, command))
-    return admin
+    return dict(zip(filter(LARDERS.__contains__, args.targets.split(",")), admins))
 
 
 def wrk(target, args, kb, connections, body, seed, seconds):
@@ -182,21 +187,18 @@ def elements(admin):
                    if line.startswith("larder_index_elements"))
 
 
-def fill(args, targets, admin):
-    larder = next((t for t in targets if t.name == "larder"), None)
-    if larder is None:
-        return
-    begin = time.monotonic()
-    seed = 10_000
-    while elements(admin) < INDEX_ELEMENTS:
-        if time.monotonic() - begin > FILL_MAX_S:
-            sys.exit(f"the index holds {elements(admin):.0f} elements and should hold {INDEX_ELEMENTS}")
-        wrk(larder, args, 400, 16, "plain", seed, 2)
-        seed += 1
-    print(f"larder's index holds {elements(admin):.0f} elements", flush=True)
+def fill(args, targets, admins):
+    for target in (t for t in targets if t.name in LARDERS):
+        begin, admin, seed = time.monotonic(), admins[target.name], 10_000
+        while elements(admin) < INDEX_ELEMENTS:
+            if time.monotonic() - begin > FILL_MAX_S:
+                sys.exit(f"the index holds {elements(admin):.0f} elements and should hold {INDEX_ELEMENTS}")
+            wrk(target, args, 400, 16, "plain", seed, 2)
+            seed += 1
+        print(f"{target.name}'s index holds {elements(admin):.0f} elements", flush=True)
 
 
-def measure(args, targets, admin):
+def measure(args, targets, admins):
     runs, seed = [], 0
     for kb in map(int, args.sizes.split(",")):
         for connections in map(int, args.connections.split(",")):
@@ -215,8 +217,8 @@ def measure(args, targets, admin):
                                "cpu_s_per_1000": round(cpu / requests * 1000, 5),
                                "rss_mb": round(target.rss_mb(), 1),
                                "ttfb_us": round(first_event_us(target, kb)), "body": body, "repeat": repeat}
-                        if target.name == "larder":
-                            run["index_elements"] = int(elements(admin))
+                        if target.name in LARDERS:
+                            run["index_elements"] = int(elements(admins[target.name]))
                         runs.append(run)
                 report(runs, kb, connections, body)
     return runs
@@ -229,14 +231,14 @@ def report(runs, kb, connections, body):
                   == (target, kb, connections, body)]
         return statistics.median(values) if values else None
 
-    cpu = {name: median(name, "cpu_s_per_1000") for name in ("floor", "larder", "nginx")}
+    cpu = {name: median(name, "cpu_s_per_1000") for name in ("floor", "before", "larder", "nginx")}
     for name in (n for n in cpu if cpu[n] is not None):
         line = f"{kb:4} KB {connections:3} conn {body:5} {name:6} cpu/1000 {cpu[name]:.4f} s"
         line += f"  rps {median(name, 'rps'):8.0f}  p50 {median(name, 'p50_us'):6.0f}  p99 {median(name, 'p99_us'):6.0f} us"
         line += f"  first event {median(name, 'ttfb_us'):5.0f} us  rss {median(name, 'rss_mb'):4.0f} MB"
-        if name == "larder":
-            for other in ("floor", "nginx"):
-                if cpu[other]:
+        if name in LARDERS:
+            for other in ("floor", "nginx", "before"):
+                if cpu[other] and other != name:
                     line += f"  {cpu[name] / cpu[other]:.2f}x {other}"
             if cpu["floor"] and kb in BARS:
                 line += f" (bar {BARS[kb]:.2f})"
@@ -253,10 +255,10 @@ def main():
             for port in engines:
                 processes.append(subprocess.Popen([args.answerer, str(port)]))
                 await_port(port, processes[-1])
-            admin = start(args, folder, engines, targets)
+            admins = start(args, folder, engines, targets)
             time.sleep(3)  # the proxy has learnt how large the engines' caches are
-            fill(args, targets, admin)
-            runs = measure(args, targets, admin)
+            fill(args, targets, admins)
+            runs = measure(args, targets, admins)
         finally:
             for process in [t.process for t in targets] + processes:
                 process.terminate()
