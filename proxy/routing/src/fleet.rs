@@ -187,7 +187,7 @@ impl Fleet {
         }
         if self.endpoints().next().is_none() {
             self.index.clear(self.ghost);
-            self.index.drop_scratch();
+            self.index.drop_spare();
             self.requests.drop_spare();
         }
     }

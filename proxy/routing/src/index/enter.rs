@@ -40,9 +40,13 @@ impl Index {
         }
     }
 
-    /// Frees the walks' scratch.
-    pub(crate) fn drop_scratch(&mut self) {
+    /// Frees the memory that is kept for what may come: the walks' scratch, and the spare room of segments and records.
+    pub(crate) fn drop_spare(&mut self) {
         self.starts = Vec::new();
+        self.segments.shrink_to_fit();
+        self.records.shrink_to_fit();
+        let segments = &self.segments;
+        self.table.shrink_to_fit(|place| hash(segments[place.segment as usize].first));
     }
 
     /// Where the unknown elements that begin at `at` end: at the next that begins a segment.

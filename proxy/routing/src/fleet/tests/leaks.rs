@@ -123,3 +123,25 @@ proptest! {
         prop_assert_eq!(fleet.index.segments(), 0);
     }
 }
+
+/// Without endpoints nothing is known, and nothing is kept for it: the bytes are those of a fleet that never knew any.
+#[test]
+fn the_last_endpoint_takes_the_memory_with_it() {
+    let mut fleet = Fleet::new(Settings::default());
+    let life = |fleet: &mut Fleet, sessions: u64| {
+        let ids: Vec<_> =
+            (0..3).map(|n| fleet.add_endpoint(&format!("endpoint {n}"), Now::ZERO)).collect();
+        let mut flying: Vec<_> = (0..sessions)
+            .filter_map(|session| fleet.route(&request(&chain(session, 4, 1 + session % 30)), Now::ZERO).ok())
+            .collect();
+        // The order in which they go decides how much room vectors keep.
+        while let Some(decision) = (!flying.is_empty()).then(|| flying.swap_remove(flying.len() * 2 / 3)) {
+            let outcome = answered(decision.prompt_tokens, 0);
+            fleet.finish(decision.ticket, outcome, Now::ZERO);
+        }
+        ids.into_iter().for_each(|id| fleet.remove_endpoint(id));
+        fleet.snapshot(Now::ZERO).index_bytes
+    };
+    let once = life(&mut fleet, 1);
+    assert_eq!([life(&mut fleet, 400), life(&mut fleet, 37)], [once; 2]);
+}
