@@ -199,7 +199,8 @@ impl Fleet {
     /// Whether a request that comes now goes to the endpoint at once: nobody waits there whom it would pass without
     /// the endpoint letting it pass anyway.
     pub(super) fn is_free(&self, (slot, needed): (u32, Needed), room: &Room, now: Now) -> bool {
-        (self.width_at(slot) > 1 || self.holds.is_empty_at(slot)) && self.can_start((slot, needed), room, now)
+        let passes = self.width_at(slot) > 1 && !self.keeps_memory_free(slot, now);
+        (passes || self.holds.is_empty_at(slot)) && self.can_start((slot, needed), room, now)
     }
 
     /// Whether an endpoint has nobody waiting for it and could take something.
@@ -255,7 +256,8 @@ impl Fleet {
     /// The request of an endpoint's queue that may go there, by what it needed at the last look: the first; at an
     /// endpoint that works on several prompts, the first that fits beside them.
     fn ready_at(&self, slot: u32, room: &Room, now: Now) -> Option<Key> {
-        let looks = if self.width_at(slot) > 1 { FIT_LOOKS } else { 1 };
+        let passes = self.width_at(slot) > 1 && !self.keeps_memory_free(slot, now);
+        let looks = if passes { FIT_LOOKS } else { 1 };
         let fits = |held: &Held| self.can_start((slot, held.needs), room, now);
         self.holds.at(slot).take(looks).find(|(_, held)| fits(held)).map(|(key, _)| key)
     }

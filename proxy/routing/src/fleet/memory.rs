@@ -4,6 +4,7 @@
 //! runs is what the index pins; that so much of it goes as answers end is foreseen from how long answers take.
 
 use super::Fleet;
+use crate::Now;
 use crate::endpoint::Endpoint;
 
 /// Share of one answer in the mean.
@@ -42,6 +43,16 @@ impl Fleet {
             return 0.0;
         }
         self.answers.seconds * missing / in_use.min(capacity)
+    }
+
+    /// Whether nobody is to pass the first who waits for an endpoint: he lacks memory there and has waited beyond the
+    /// limit. Smaller ones would otherwise keep it from ever being free.
+    pub(super) fn keeps_memory_free(&self, slot: u32, now: Now) -> bool {
+        let Some(((_, endpoint), (_, first))) = self.endpoint_at(slot).zip(self.holds.at(slot).next()) else {
+            return false;
+        };
+        now.since(first.arrived) > self.settings.hold_limit_s
+            && self.memory_wait_s(endpoint, first.needs.tokens) > 0.0
     }
 }
 

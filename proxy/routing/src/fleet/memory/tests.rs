@@ -77,3 +77,24 @@ fn what_is_shared_counts_once() {
     }
     assert_eq!(fleet.index.in_use(holder), 0);
 }
+
+/// Somebody who needs all the memory, and small ones that go on coming: he is served once the limit is over.
+#[test]
+fn a_large_one_is_not_passed_for_ever() {
+    let (mut fleet, running, then) = beside_a_long_answer(true, 199);
+    let Submitted::Held(large) = then else { panic!("{then:?}") };
+    assert!(!fleet.keeps_memory_free(0, at(96.0)), "not yet");
+    assert!(fleet.keeps_memory_free(0, at(126.0)));
+    let small = fleet.submit(&request(&chain(9, 0, 5)), at(126.0)).unwrap();
+    assert!(matches!(small, Submitted::Held(_)), "{small:?}");
+    fleet.finish(running.ticket, answered(150 * 128, 0), at(130.0));
+    assert!(!fleet.keeps_memory_free(0, at(130.0)));
+    let mut went = Vec::new();
+    while let Some((id, decision)) = fleet.next_dispatch(at(130.0)) {
+        went.push(id);
+        let decision = decision.unwrap();
+        fleet.first_token(&decision.ticket, at(131.0));
+        fleet.finish(decision.ticket, Outcome::Aborted, at(131.0));
+    }
+    assert!(went.contains(&large), "{went:?}");
+}
