@@ -34,13 +34,14 @@ impl Bench<'_> {
             get_limits.push(read);
             let lines = self.lines(&folder);
             let node = self.start(&folder, &lines)?;
+            node.wait_for_pages(self.slab_bytes())?;
             let cpu = || own_cpu() + node.cpu();
             let mut engine = Engine::connect(&node.socket, chunk_bytes).map_err(io)?;
             let mut put = |first, written| {
                 host::put(&mut engine, first, prompts, batch, &chunks).map_err(io)?;
                 node.wait_for("disk_written_chunks_total", written)
             };
-            // The first time takes the pages of the slab, and is not counted.
+            // The first time is not counted: the engine takes the pages of its region.
             put(prompts * batch, prompts * batch)?;
             node.wait_for_none("disk_writes")?;
             node.clear()?;
@@ -48,6 +49,7 @@ impl Bench<'_> {
             drop((engine, node));
             let node = self.start(&folder, &lines)?;
             node.wait_for_none("disk_unread_segments")?;
+            node.wait_for_pages(self.slab_bytes())?;
             let cpu = || own_cpu() + node.cpu();
             let mut engine = Engine::connect(&node.socket, chunk_bytes).map_err(io)?;
             gets.push(Pass::of(bytes, cpu, || get(&mut engine, prompts, batch, &mut back).map_err(io))?);
@@ -59,10 +61,14 @@ impl Bench<'_> {
         Ok(vec![put, row("disk", "get", chunk_bytes, &gets, &get_limits)])
     }
 
+    /// Writes to disk pin what they write, and may pin three quarters.
+    fn slab_bytes(&self) -> u64 {
+        2 * self.pass_bytes()
+    }
+
     fn lines(&self, folder: &std::path::Path) -> String {
         let path = folder.join("kv");
-        // Writes to disk pin what they write, and may pin three quarters.
-        let size = self.args.pass_mib * 2;
+        let size = self.slab_bytes() >> 20;
         let capacity = self.args.pass_mib * 4;
         format!(
             "host = {{ size = \"{size}MiB\" }}\nregion = {{ size = \"32MiB\" }}\n[disk]\npath = {path:?}\ncapacity = \
@@ -108,6 +114,8 @@ fn raw(folder: &std::path::Path, chunk_bytes: u64, bytes: u64) -> Result<(Pass, 
         _ => Box::new(files),
     };
     media.create(SEGMENT).map_err(io)?;
+    // As the node does: writes that make a file longer are carried out one by one.
+    media.reserve(SEGMENT, bytes).map_err(io)?;
     let length = chunk_bytes as usize;
     // Begun at a whole block in memory.
     let mut buffer = noise(length * READS + 4096);

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// A mapping of a node's memory.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ impl Mapped {
         }
         // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
         let start = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, &fd, 0) }?.cast();
+        // An engine pins what it maps for its GPU, which takes the pages once. Where the system is too old for the advice,
+        // the first pass takes them.
+        let advice = if writable { MmapAdvise::MADV_POPULATE_WRITE } else { MmapAdvise::MADV_POPULATE_READ };
+        // SAFETY: the range is this mapping; the advice changes no contents.
+        let _ = unsafe { madvise(start.cast(), bytes.get(), advice) };
         Ok(Self { start, bytes, writable })
     }
 

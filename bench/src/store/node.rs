@@ -53,6 +53,19 @@ impl Node {
         cpu_of(self.child.id())
     }
 
+    /// Waits until so many bytes of shared memory have their pages: a node takes those of its slab after it has begun to
+    /// serve, which costs a CPU second for some GB of them.
+    pub(super) fn wait_for_pages(&self, bytes: u64) -> Result<(), Error> {
+        let start = Instant::now();
+        while shared_bytes_of(self.child.id()) < bytes {
+            if start.elapsed() > PATIENCE {
+                return Err(failed("the node does not take the pages of its slab"));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     /// One exchange with the control API.
     fn ask(&self, request: &str) -> Result<Value, Error> {
         let mut stream = TcpStream::connect(&self.address).map_err(failed)?;
@@ -114,4 +127,12 @@ pub(super) fn cpu_of(process: u32) -> Duration {
     let ticks: u64 =
         fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 1000 / TICKS_PER_S)
+}
+
+/// Bytes of shared memory that a process has touched: `RssShmem` of `/proc/PID/status` (proc_pid_status(5)), in KiB.
+fn shared_bytes_of(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("RssShmem:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
