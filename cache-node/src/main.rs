@@ -8,9 +8,11 @@ use larder_cache_node::check::Verdict;
 use larder_cache_node::{app, check, config, selftest};
 use larder_settings::EX_USAGE;
 
+const EXITS: &str = "Exit status: 0 when told to end, 64 for a bad command line or configuration, 1 for what fails later";
+
 /// Larder's cache node: keeps the KV that this host's engines computed, and hands it back.
 #[derive(Parser)]
-#[command(name = "larder-cache-node", version, about)]
+#[command(name = "larder-cache-node", version, about, after_help = EXITS)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
     #[command(subcommand)]
@@ -61,7 +63,15 @@ fn run(command: &Command) -> ExitCode {
     reason = "logging starts with the config, and these words are for whoever started us"
 )]
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => {
+            // Where this cannot be printed nobody reads it.
+            let _ = said.print();
+            // The help that was asked for comes this way too.
+            return if said.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     if let Some(command) = &args.command {
         return run(command);
     }

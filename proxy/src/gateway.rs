@@ -127,6 +127,8 @@ struct Whole {
     /// Its place among all requests.
     place: Place,
     arrived: Instant,
+    /// The name of the key that it showed, which cache nodes know as its tenant.
+    key: Option<Arc<str>>,
     settings: Arc<Settings>,
 }
 
@@ -153,7 +155,7 @@ impl Gateway {
         let shown = settings.let_in(&mut head);
         let key = shown.as_ref().ok().cloned().flatten();
         let answer = match shown {
-            Ok(_) => self.answer((head, body), (arrived, settings), &mut pool_name).await,
+            Ok(_) => self.answer((head, body), (arrived, key.clone(), settings), &mut pool_name).await,
             Err(no_key) => {
                 body::refuse(body);
                 Err(no_key.into())
@@ -177,7 +179,7 @@ impl Gateway {
     async fn answer<'a>(
         &'a self,
         (head, body): (http::request::Parts, Incoming),
-        (arrived, settings): (Instant, Arc<Settings>),
+        (arrived, key, settings): (Instant, Option<Arc<str>>, Arc<Settings>),
         pool_name: &mut &'a str,
     ) -> Result<Response<GatewayBody>, GatewayError> {
         if head.method == http::Method::CONNECT {
@@ -205,7 +207,7 @@ impl Gateway {
             }
         };
         let (body, permit) = body::read(body, &settings.body).await?;
-        let whole = Whole { head, body, permit, place, arrived, settings };
+        let whole = Whole { head, body, permit, place, arrived, key, settings };
         let read_at = Instant::now();
         let prompt = Prompt::read(&self.pools, call, &whole.body);
         let pool = prompt.pool(&self.pools)?;

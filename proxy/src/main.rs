@@ -8,9 +8,11 @@ use larder_proxy::assemble::Files;
 use larder_proxy::{app, config};
 use larder_settings::EX_USAGE;
 
+const EXITS: &str = "Exit status: 0 after a drain, 64 for a bad command line or configuration, 1 for what fails later";
+
 /// Larder's gateway: sends each LLM request to the engine that holds its prompt's prefix.
 #[derive(Parser)]
-#[command(name = "larder-proxy", version, about)]
+#[command(name = "larder-proxy", version, about, after_help = EXITS)]
 struct Args {
     /// The TOML configuration; config/proxy.toml in the repository explains every key
     #[arg(long, short, value_name = "FILE")]
@@ -28,7 +30,15 @@ struct Args {
     reason = "logging starts with the config, and these words are for whoever started us"
 )]
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => {
+            // Where this cannot be printed nobody reads it.
+            let _ = said.print();
+            // The help that was asked for comes this way too.
+            return if said.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let config = match config::load(&args.config) {
         Ok(config) => config,
         Err(faults) => {

@@ -99,8 +99,8 @@ impl CacheNode {
     }
 
     /// Tells the node of a prompt, of which the engine is expected to lack `missing_tokens`, and waits for what it
-    /// can give if that is worth the wait.
-    pub async fn prepare(&self, prompt: &PromptChain, missing_tokens: u64) -> Staged {
+    /// can give if that is worth the wait. What the engine stores of it counts as `tenant`'s.
+    pub async fn prepare(&self, prompt: &PromptChain, missing_tokens: u64, tenant: Option<&str>) -> Staged {
         let tag = Tag(rand::random());
         let wait = missing_tokens >= self.limits.min_tokens;
         let request = StageRequest {
@@ -112,7 +112,7 @@ impl CacheNode {
             deadline_ms: None,
             // Told only for the recipe's sake: nothing is to be pinned for an engine that has it.
             max_bytes: (!wait).then_some(0),
-            tenant: None,
+            tenant: tenant.map(str::to_owned),
         };
         let nothing = Staged { tag, lease: None, tokens: 0, all: false };
         if !wait {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use larder_tests::client::{self, Answer, Framing, json_request};
 use larder_tests::program::run;
-use larder_tests::world::{Engine, Proxy, chat, config, config_file, logged_values};
+use larder_tests::scripted::{Scripted, Then, ok};
+use larder_tests::world::{Engine, Proxy, chat, config, config_file, logged_values, prose};
 
 use crate::limits::assert_refusal;
 
@@ -149,4 +150,29 @@ async fn the_admin_listener_asks_for_its_token_and_leaves_loopback_only_with_one
     let (code, said) = check("[access]\nadmin_token_file = \"does/not/exist\"\nkeys_file = \"nor/this\"\n");
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("access.admin_token_file") && said.contains("access.keys_file"), "{said}");
+}
+
+/// What an engine stores in a cache node counts as the client's whose key asked for it, so that the node's quotas bind.
+#[tokio::test]
+async fn cache_nodes_are_told_whose_prompt_it_is() {
+    const NOTHING: &str = r#"{"lease":null,"tokens_ready":0,"chunks":0,"bytes":0,"reason":"not_held"}"#;
+    let engine = Engine::start(&["--time-scale=1000"]);
+    let keys = Keys::new(&format!("ann:{ANN}\n{BOB}\n"));
+    for (toml, tenants) in [(keys.toml(), [Some("ann"), Some("line-2")]), (String::new(), [None; 2])] {
+        let node = Scripted::start(|_| (ok(NOTHING), Then::Next)).await;
+        let text = config(&[engine.address], &toml);
+        let url = format!("url = \"http://{}\"\n", engine.address);
+        let beside = format!("{url}cache_node = \"http://{}\"\n", node.address);
+        assert!(text.contains(&url), "{text}");
+        let proxy = Proxy::start_with(&text.replace(&url, &beside)).await;
+        for (key, tenant) in [ANN, BOB].into_iter().zip(tenants) {
+            // Long enough to be waited for.
+            let prompt = chat(&prose(100_000, key.len() as u64 + u64::from(key == BOB)), 2, false);
+            let request = with(json_request(CHAT, &prompt), "authorization", &format!("Bearer {key}"));
+            let answer = client::send(proxy.address, request, Framing::Length).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let told: serde_json::Value = serde_json::from_slice(&node.last().body).unwrap();
+            assert_eq!(told.get("tenant").and_then(serde_json::Value::as_str), tenant, "{told}");
+        }
+    }
 }

@@ -72,6 +72,17 @@ fn what_is_no_config_is_exit_64_too() {
     let (code, report) = check(Path::new("does/not/exist.toml"));
     assert_eq!(code, Some(64), "{report}");
     assert!(report.contains("does/not/exist.toml"), "{report}");
+    // So is a command line that cannot be read, whichever program it is for.
+    for program in ["larder-proxy", "larder-cache-node"] {
+        for args in [&["--colour"][..], &[], &["--config"]] {
+            let said = run(program, args);
+            assert_eq!(said.status.code(), Some(64), "{program} {args:?}: {said:?}");
+            assert!(String::from_utf8_lossy(&said.stderr).contains("--help"), "{said:?}");
+        }
+        let help = run(program, &["--help"]);
+        assert_eq!(help.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&help.stdout).contains("Exit status"), "{help:?}");
+    }
     // Without --check as well: nothing starts on a bad config.
     let (code, report) = with_text("listen = 3", |path| proxy(&["--config", path.to_str().unwrap()]));
     assert_eq!(code, Some(64), "{report}");

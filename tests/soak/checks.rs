@@ -19,13 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Resident memory that may come after the warm-up: what an allocator keeps in pieces.
 const GROWTH_MAX_BYTES: u64 = 16 << 20;
 
-/// The metric has the bytes that the index has allocated. With no element left those are vectors without content: of
-/// segments and of records at most 64 empty slots each, the number depending on the order in which they were given back;
-/// and the smallest table. What they hold, the elements, is compared exactly.
-const INDEX_SLACK_BYTES: f64 = 8192.0;
-
 /// What the proxy holds while nothing is asked of it and it has no endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Holdings {
     in_flight: f64,
     uncached_tokens: f64,
@@ -36,18 +31,6 @@ pub(crate) struct Holdings {
     index_elements: f64,
     descriptors: usize,
     threads: usize,
-}
-
-/// All of it exactly, and the index empty but for the slack that its vectors keep.
-impl PartialEq for Holdings {
-    fn eq(&self, other: &Self) -> bool {
-        let counts = |one: &Self| {
-            let busy = [one.in_flight, one.uncached_tokens, one.body_bytes, one.held];
-            (busy, one.client_connections, one.index_elements, one.descriptors, one.threads)
-        };
-        let empty = |one: &Self| one.index_elements == 0.0 && one.index_bytes < INDEX_SLACK_BYTES;
-        counts(self) == counts(other) && empty(self) && empty(other)
-    }
 }
 
 impl fmt::Display for Holdings {

@@ -29,7 +29,7 @@ impl Gateway {
         pool: &Arc<Pool>,
         read_at: Instant,
     ) -> Result<Response<GatewayBody>, GatewayError> {
-        let Whole { head, body, permit, place, arrived, settings } = whole;
+        let Whole { head, body, permit, place, arrived, key, settings } = whole;
         let mut place = Some(place);
         if let Some(why) = &prompt.why {
             self.metrics.without_chain(&pool.model, why_label(why));
@@ -64,7 +64,7 @@ impl Gateway {
                 let overhead = read_at.elapsed().saturating_sub(in_flight.held());
                 self.metrics.overhead.observe(overhead.as_secs_f64());
             }
-            let staged = stage(&in_flight, &prompt).await;
+            let staged = stage(&in_flight, &prompt, key.as_deref()).await;
             *request.body_mut() = with_lease(&body, &prompt, staged.as_ref());
             let again = settings.retry_started.then(|| copy_of(&request));
             match endpoint.upstream.send(&self.transport, request).await {
@@ -191,7 +191,7 @@ fn fail(mut in_flight: InFlight, error: &UpstreamError) {
 }
 
 /// Asks the endpoint's cache node, where it has one, for the prompt's beginning.
-async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
+async fn stage(in_flight: &InFlight, prompt: &Prompt, tenant: Option<&str>) -> Option<Staged> {
     let node = in_flight.endpoint().cache_node.as_ref()?;
     let chain = prompt.chain.as_ref()?;
     // A body that cannot carry a lease gets none.
@@ -199,7 +199,7 @@ async fn stage(in_flight: &InFlight, prompt: &Prompt) -> Option<Staged> {
         in_flight.staged(0, false);
         return None;
     }
-    let staged = Box::pin(node.prepare(chain, in_flight.missing_tokens())).await;
+    let staged = Box::pin(node.prepare(chain, in_flight.missing_tokens(), tenant)).await;
     in_flight.staged(staged.tokens, staged.all);
     Some(staged)
 }
