@@ -8,7 +8,8 @@ use larder_cache_node::check::Verdict;
 use larder_cache_node::{app, check, config, selftest};
 use larder_settings::EX_USAGE;
 
-const EXITS: &str = "Exit status: 0 when told to end, 64 for a bad command line or configuration, 1 for what fails later";
+const EXITS: &str =
+    "Exit status: 0 when told to end, 64 for a bad command line or configuration, 1 for what fails later";
 
 /// Larder's cache node: keeps the KV that this host's engines computed, and hands it back.
 #[derive(Parser)]

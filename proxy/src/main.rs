@@ -8,7 +8,8 @@ use larder_proxy::assemble::Files;
 use larder_proxy::{app, config};
 use larder_settings::EX_USAGE;
 
-const EXITS: &str = "Exit status: 0 after a drain, 64 for a bad command line or configuration, 1 for what fails later";
+const EXITS: &str =
+    "Exit status: 0 after a drain, 64 for a bad command line or configuration, 1 for what fails later";
 
 /// Larder's gateway: sends each LLM request to the engine that holds its prompt's prefix.
 #[derive(Parser)]
