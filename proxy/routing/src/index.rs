@@ -122,6 +122,8 @@ const RECORD_BYTES: usize = size_of::<Record>();
 const KEPT_BYTES: usize = size_of::<Kept>();
 /// Slots that a dense vector may keep beyond a quarter of its length: no reallocation while small.
 const SPARE_SLOTS: usize = 64;
+/// Slots of holders that are kept ready: what a vector of them takes at its first.
+const HOLDERS_SPARE: usize = 4;
 /// Upper bound of what one record brings with it: itself, its entry, and a segment of its own in the table.
 const PINNED_RECORD_BYTES: usize = 256;
 
@@ -163,6 +165,8 @@ impl Index {
         while self.holders.last().is_some_and(|last| !last.live) {
             self.holders.pop();
         }
+        // A fleet that was once large must not leave its room behind, and removing an endpoint is rare.
+        self.holders.shrink_to(HOLDERS_SPARE);
     }
 
     /// Elements that a holder has.

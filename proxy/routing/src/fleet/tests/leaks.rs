@@ -129,7 +129,8 @@ proptest! {
 fn the_last_endpoint_takes_the_memory_with_it() {
     let mut fleet = Fleet::new(Settings::default());
     let life = |fleet: &mut Fleet, sessions: u64| {
-        let ids: Vec<_> = (0..3).map(|n| fleet.add_endpoint(&format!("endpoint {n}"), Now::ZERO)).collect();
+        let ids: Vec<_> =
+            (0..1 + sessions % 50).map(|n| fleet.add_endpoint(&format!("endpoint {n}"), Now::ZERO)).collect();
         let mut flying: Vec<_> = (0..sessions)
             .filter_map(|session| fleet.route(&request(&chain(session, 4, 1 + session % 30)), Now::ZERO).ok())
             .collect();
