@@ -256,17 +256,23 @@ impl Segment {
         if end == chain[length - 1] {
             return length;
         }
-        let (mut equal, mut unequal) = (1, length);
-        while unequal - equal > 1 {
-            let middle = equal.midpoint(unequal);
-            if self.run[middle - 1] == chain[middle - 1] {
-                equal = middle;
-            } else {
-                unequal = middle;
-            }
-        }
-        equal
+        bisected(&self.run, chain, length)
     }
+}
+
+/// Leading elements that two chains share, an element covering all before it. The first ones are equal; fewer than
+/// `unequal` are.
+pub(crate) fn bisected(a: &[u64], b: &[u64], mut unequal: usize) -> usize {
+    let mut equal = 1;
+    while unequal - equal > 1 {
+        let middle = equal.midpoint(unequal);
+        if a[middle - 1] == b[middle - 1] {
+            equal = middle;
+        } else {
+            unequal = middle;
+        }
+    }
+    equal
 }
 
 /// Bits of a hash that the table itself does not use: it takes the lowest for the place and the highest seven.

@@ -10,6 +10,7 @@ use super::route::Prompt;
 use super::{Fleet, Pool};
 use crate::endpoint::Endpoint;
 use crate::hold::{Held, HoldId};
+use crate::index::bisected;
 use crate::policy::Terms;
 use crate::price::Rates;
 use crate::{EndpointId, Now};
@@ -104,18 +105,10 @@ impl Fleet {
     }
 }
 
-/// Leading elements that two chains share. An element covers all before it, so a bisection finds them.
+/// Leading elements that two chains share.
 fn shared(a: &[u64], b: &[u64]) -> usize {
     let length = a.len().min(b.len());
-    if length == 0 || a[0] != b[0] {
-        return 0;
-    }
-    let (mut equal, mut unequal) = (1, length + 1);
-    while unequal - equal > 1 {
-        let middle = equal.midpoint(unequal);
-        if a[middle - 1] == b[middle - 1] { equal = middle } else { unequal = middle }
-    }
-    equal
+    if length == 0 || a[0] != b[0] { 0 } else { bisected(a, b, length + 1) }
 }
 
 #[cfg(test)]
