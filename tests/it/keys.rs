@@ -10,6 +10,7 @@ use larder_tests::scripted::{Scripted, Then, ok};
 use larder_tests::world::{Engine, Proxy, chat, config, config_file, logged_values, prose};
 
 use crate::limits::assert_refusal;
+use crate::warehouse::beside_each;
 
 const CHAT: &str = "/v1/chat/completions";
 const ANN: &str = "sk-ann-0123456789abcdef";
@@ -161,10 +162,7 @@ async fn cache_nodes_are_told_whose_prompt_it_is() {
     for (toml, tenants) in [(keys.toml(), [Some("ann"), Some("line-2")]), (String::new(), [None; 2])] {
         let node = Scripted::start(|_| (ok(NOTHING), Then::Next)).await;
         let text = config(&[engine.address], &toml);
-        let url = format!("url = \"http://{}\"\n", engine.address);
-        let beside = format!("{url}cache_node = \"http://{}\"\n", node.address);
-        assert!(text.contains(&url), "{text}");
-        let proxy = Proxy::start_with(&text.replace(&url, &beside)).await;
+        let proxy = Proxy::start_with(&beside_each(&text, node.address)).await;
         for (key, tenant) in [ANN, BOB].into_iter().zip(tenants) {
             // Long enough to be waited for.
             let prompt = chat(&prose(100_000, key.len() as u64 + u64::from(key == BOB)), 2, false);

@@ -43,7 +43,7 @@ async fn node(has: &Arc<AtomicBool>) -> Scripted {
 }
 
 /// The config with a node beside each endpoint.
-fn beside_each(text: &str, node: SocketAddr) -> String {
+pub(crate) fn beside_each(text: &str, node: SocketAddr) -> String {
     let line = |line: &str| match line.starts_with("url = ") {
         true => format!("{line}\ncache_node = \"http://{node}\"\n"),
         false => format!("{line}\n"),

@@ -56,14 +56,7 @@ impl Node {
     /// Waits until so many bytes of shared memory have their pages: a node takes those of its slab after it has begun to
     /// serve, which costs a CPU second for some GB of them.
     pub(super) fn wait_for_pages(&self, bytes: u64) -> Result<(), Error> {
-        let start = Instant::now();
-        while shared_bytes_of(self.child.id()) < bytes {
-            if start.elapsed() > PATIENCE {
-                return Err(failed("the node does not take the pages of its slab"));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        wait("bytes of shared memory", || Ok(shared_bytes_of(self.child.id())), |value| value >= bytes)
     }
 
     /// One exchange with the control API.
@@ -94,26 +87,31 @@ impl Node {
 
     /// Waits until a figure is at least this.
     pub(super) fn wait_for(&self, name: &str, least: u64) -> Result<(), Error> {
-        self.wait(name, |value| value >= least)
+        wait(name, || self.stat(name), |value| value >= least)
     }
 
     /// Waits until a figure is 0.
     pub(super) fn wait_for_none(&self, name: &str) -> Result<(), Error> {
-        self.wait(name, |value| value == 0)
+        wait(name, || self.stat(name), |value| value == 0)
     }
+}
 
-    fn wait(&self, name: &str, enough: impl Fn(u64) -> bool) -> Result<(), Error> {
-        let start = Instant::now();
-        loop {
-            let value = self.stat(name)?;
-            if enough(value) {
-                return Ok(());
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(failed(format!("the node's {name} stays at {value}")));
-            }
-            std::thread::sleep(Duration::from_millis(2));
+/// Waits until what is read of a node is enough.
+fn wait(
+    name: &str,
+    read: impl Fn() -> Result<u64, Error>,
+    enough: impl Fn(u64) -> bool,
+) -> Result<(), Error> {
+    let start = Instant::now();
+    loop {
+        let value = read()?;
+        if enough(value) {
+            return Ok(());
         }
+        if start.elapsed() > PATIENCE {
+            return Err(failed(format!("the node's {name} stays at {value}")));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
