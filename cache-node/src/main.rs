@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use larder_cache_node::check::Verdict;
 use larder_cache_node::{app, check, config, selftest};
-use larder_settings::EX_USAGE;
+use larder_settings::{EX_USAGE, parse_args};
 
 const EXITS: &str =
     "Exit status: 0 when told to end, 64 for a bad command line or configuration, 1 for what fails later";
@@ -64,14 +64,9 @@ fn run(command: &Command) -> ExitCode {
     reason = "logging starts with the config, and these words are for whoever started us"
 )]
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args: Args = match parse_args() {
         Ok(args) => args,
-        Err(said) => {
-            // Where this cannot be printed nobody reads it.
-            let _ = said.print();
-            // The help that was asked for comes this way too.
-            return if said.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(status) => return status,
     };
     if let Some(command) = &args.command {
         return run(command);

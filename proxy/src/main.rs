@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use larder_proxy::assemble::Files;
 use larder_proxy::{app, config};
-use larder_settings::EX_USAGE;
+use larder_settings::{EX_USAGE, parse_args};
 
 const EXITS: &str =
     "Exit status: 0 after a drain, 64 for a bad command line or configuration, 1 for what fails later";
@@ -31,14 +31,9 @@ struct Args {
     reason = "logging starts with the config, and these words are for whoever started us"
 )]
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args: Args = match parse_args() {
         Ok(args) => args,
-        Err(said) => {
-            // Where this cannot be printed nobody reads it.
-            let _ = said.print();
-            // The help that was asked for comes this way too.
-            return if said.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(status) => return status,
     };
     let config = match config::load(&args.config) {
         Ok(config) => config,

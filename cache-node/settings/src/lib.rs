@@ -1,4 +1,5 @@
-//! Reads a TOML configuration so that every fault is reported at once, with its line and a hint.
+//! Reads a TOML configuration so that every fault is reported at once, with its line and a hint; and the command line that
+//! names it ([`parse_args`]).
 //!
 //! A process that stops at the first bad key is started once per mistake. Here no fault stops the reading:
 //! a key of the wrong type reads as absent, the fault is noted, and the caller sees the whole list.
@@ -23,6 +24,7 @@
 //! Non-goals: writing TOML, merging files, environment variables, watching for changes.
 #![forbid(unsafe_code)]
 
+mod command_line;
 mod fault;
 mod nearest;
 mod quantity;
@@ -30,6 +32,7 @@ mod reader;
 mod report;
 mod text;
 
+pub use command_line::parse_args;
 pub use fault::{Fault, Faults};
 pub use quantity::{Refusal, format_duration, format_size, parse_duration, parse_size};
 pub use reader::{Reader, read};
