@@ -18,7 +18,6 @@ HANDLE_BYTES: Final = 64
 """Of the names by which other processes open memory and events."""
 
 NOT_READY: Final = 600
-NOT_PERMITTED: Final = 800
 
 _STREAM_NON_BLOCKING: Final = 1
 _EVENT_BLOCKING_SYNC: Final = 1

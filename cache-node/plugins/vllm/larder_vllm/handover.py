@@ -72,6 +72,11 @@ class Part:
     """Since ``moving``."""
 
 
+def tell_fallback(reason: str, what: str) -> None:
+    """Logs why the node does not copy and what the worker does."""
+    log.warning("larder: the cache node does not copy in this GPU (%s): the engine's worker %s", reason, what)
+
+
 class NodeHandover:
     """One worker's. ``settled(job, reason, again)`` is told how each job ended."""
 
@@ -233,7 +238,7 @@ class NodeHandover:
             if reason in self._told or len(self._told) >= REASONS_MAX:
                 return
             self._told.add(reason)
-        log.warning("larder: the cache node does not copy in this GPU (%s): the engine's worker %s", reason, what)
+        tell_fallback(reason, what)
 
     # === what a lost node may still be writing
 

@@ -1,18 +1,15 @@
 """Chooses how a worker's transfers are carried out, once, from where its pages lie and what the operator said."""
 
-import logging
 from collections.abc import Callable
 
 from larder_vllm.cuda import CudaFault, Driver, NoDriver
 from larder_vllm.gpu import GpuMover
-from larder_vllm.handover import NodeHandover
+from larder_vllm.handover import NodeHandover, tell_fallback
 from larder_vllm.host import HostMover
 from larder_vllm.layout import LayoutFault, PartLayout
 from larder_vllm.pages import Names, NoName
 from larder_vllm.slab import Bytes, Mapping, Offsets
 from larder_vllm.transfers import Job, Transfers
-
-log = logging.getLogger("vllm.larder")
 
 
 def in_gpu(
@@ -46,7 +43,7 @@ def in_gpu(
     if names is None:
         if mode == "node":
             raise LayoutFault(f"the cache node cannot copy in this GPU ({reason}), and larder_gpu is {mode}")
-        log.warning("larder: the cache node does not copy in this GPU (%s): the engine's worker copies itself", reason)
+        tell_fallback(reason, "copies itself")
         return transfers, None
     handover = NodeHandover(device, names, layout, transfers.settled, transfers.pin_current)
     transfers.use(handover)

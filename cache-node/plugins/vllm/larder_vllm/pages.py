@@ -1,6 +1,5 @@
 """Names a worker's pages in a GPU for the cache node's process: its ``attach`` of the wire's version 3."""
 
-import os
 from dataclasses import dataclass, field
 
 from larder_vllm import wire
@@ -46,11 +45,6 @@ class Names:
             part_bytes=self.part_bytes, part_offsets=self.part_offsets, part_pieces=self.part_pieces,
             handles=self.handles, piece_bytes=self.piece_bytes, events=self.events,
         )
-
-    def close(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors.clear()
 
     def _name_parts(self, device: Device, layout: PartLayout) -> None:
         """A part is the pages that lie in one allocation; the cache is all parts, one after the other."""

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 from larder_vllm import wire
@@ -184,24 +185,29 @@ class EveryByte(World):
 class Order(World):
     """Behind a gate in the engine's own stream: what comes after it has not happened while the transfer is submitted."""
 
+    def behind_gate(self, engine: Engine, seed: int, submit: Callable[[], Job], waits: bool) -> None:
+        """A transfer while the engine has begun to write its pages; ``waits``: for that, before it ends."""
+        cache = engine.cache
+        gate = Gate(cache.device)
+        self.addCleanup(gate.open)
+        gate.event.hold(cache.stream)
+        cache.begin_to_fill(seed)
+        job = submit()
+        if waits:
+            self.assertFalse(job.done.wait(0.2))
+            gate.open()
+            engine.finish(job)
+        else:
+            engine.finish(job)
+            gate.open()
+        self.assertEqual(job.failed, set())
+
     def stored_while_written(self, mode: str, mover_class: type[GpuMover]) -> tuple[bytes, bytes, bytes]:
         """What was stored, what the pages held before, and what the engine was writing."""
         cache = self.cache()
         engine = self.engine(self.node(), cache, mode, mover_class=mover_class)
         (before,) = cache.chunks(FROM[:4])
-        gate = Gate(cache.device)
-        self.addCleanup(gate.open)
-        gate.event.hold(cache.stream)
-        cache.begin_to_fill(2)
-        job = engine.submit_store([0], FROM[:4])
-        if mover_class is Careless:
-            engine.finish(job)
-            gate.open()
-        else:
-            self.assertFalse(job.done.wait(0.2))
-            gate.open()
-            engine.finish(job)
-        self.assertEqual(job.failed, set())
+        self.behind_gate(engine, 2, lambda: engine.submit_store([0], FROM[:4]), mover_class is not Careless)
         engine.commit(KEYS[:1], [0])
         (held,) = engine.held(KEYS[:1])
         return held, before, cache.chunks(FROM[:4])[0]
@@ -212,19 +218,8 @@ class Order(World):
         engine = self.engine(self.node(), cache, mode, mover_class=mover_class)
         stored = cache.chunks(FROM[:4])
         engine.store(KEYS[:1], FROM[:4])
-        gate = Gate(cache.device)
-        self.addCleanup(gate.open)
-        gate.event.hold(cache.stream)
-        cache.begin_to_fill(3)
-        job = engine.submit_load(engine.lookup(KEYS[:1]), TO[:4])
-        if mover_class is Careless:
-            engine.finish(job)
-            gate.open()
-        else:
-            self.assertFalse(job.done.wait(0.2))
-            gate.open()
-            engine.finish(job)
-        self.assertEqual(job.failed, set())
+        waits = mover_class is not Careless
+        self.behind_gate(engine, 3, lambda: engine.submit_load(engine.lookup(KEYS[:1]), TO[:4]), waits)
         cache.device.drain(cache.stream)
         cache.expect(stored, TO[:4])
         return cache.wrong_bytes(), cache.part_bytes
